@@ -13,7 +13,7 @@ from torchvision.transforms.v2.functional import InterpolationMode, center_crop,
 from modeling_radio.evaluation.data import Examples, Kind, Part
 from modeling_radio.evaluation.tasks.base import Evaluation, summary_or_mean
 from modeling_radio.evaluation.tasks.dense_prediction import masks_of
-from modeling_radio.figures.features import fit_pca_basis, hex_color, overlaid, pca_colors, to_pixels
+from modeling_radio.figures.features import background_of, fit_pca_basis, hex_color, overlaid, pca_colors, to_pixels
 from modeling_radio.figures.page import (
     SHOWN_PX,
     CaptionedImage,
@@ -206,8 +206,7 @@ def overlay_section(
         predictions: Masks of the same sizes by model name.
         class_names: Names in the order of the class indices.
     """
-    background = [index for index, name in enumerate(class_names) if name.lower() == "background"]
-    bare = frozenset({IGNORE_INDEX, *background})
+    bare = {IGNORE_INDEX, *background_of(dict(enumerate(class_names)))}
     rows = []
     present: set[int] = set()
     for number, (image, mask) in enumerate(zip(images, masks, strict=True)):

@@ -6,7 +6,7 @@ A Space of the app has this file: it imports nothing else of this repository.
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import matplotlib
@@ -226,6 +226,11 @@ def class_color(index: int) -> tuple[int, int, int]:
 def hex_color(index: int) -> str:
     """Return the color of a class as HTML writes it."""
     return "#{:02x}{:02x}{:02x}".format(*class_color(index))
+
+
+def background_of(class_names: Mapping[int, str]) -> set[int]:
+    """Return the indices of the classes called "background", which drawings leave bare."""
+    return {index for index, name in class_names.items() if name.lower() == "background"}
 
 
 def overlaid(image: Tensor, mask: Tensor, bare: Collection[int] = ()) -> Tensor:

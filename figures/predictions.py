@@ -30,7 +30,7 @@ from modeling_radio import (
 from modeling_radio.checks_radio import check_choice
 from modeling_radio.core.machine import find_device
 from modeling_radio.cpu import choose_cpu_blocks
-from modeling_radio.figures.features import class_color, overlaid, similarity_colors, to_pixels
+from modeling_radio.figures.features import background_of, class_color, overlaid, similarity_colors, to_pixels
 from modeling_radio.image_processing_radio import UNREADABLE, load_upright, open_image_file
 from modeling_radio.nvidia.fit import check_fit
 from modeling_radio.pipelines_radio import limits_of
@@ -260,7 +260,8 @@ class Prediction:
                 boxes.append(region)
             else:
                 index_map[torch.from_numpy(region.area)] = region.index
-        image = overlaid(self.photograph, index_map, bare={-1})
+        names = {region.index: region.label for region in self.regions or []}
+        image = overlaid(self.photograph, index_map, bare={-1, *background_of(names)})
         if not boxes:
             return image
         colors: list[str | tuple[int, int, int]] = [class_color(box.index) for box in boxes]

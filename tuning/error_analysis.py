@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from modeling_radio.core.errors import first_few
 from modeling_radio.core.files import write_file
 from modeling_radio.tuning.tasks.base import Evidence, FinetuningTask, ModelInputs, Ranking, TableExamples, join
 
@@ -74,7 +73,11 @@ def predict_examples(
 
 
 def draw_predictions(
-    task: FinetuningTask, images: Tensor, references: Tensor, predictions: Mapping[str, Tensor]
+    task: FinetuningTask,
+    images: Tensor,
+    references: Tensor,
+    predictions: Mapping[str, Tensor],
+    notes: Sequence[str] | None = None,
 ) -> Figure:
     """Return a figure with a column for each image: the truth, then a row for each model.
 
@@ -85,6 +88,7 @@ def draw_predictions(
         images: RGB in [0, 1], `(count, 3, height, width)`.
         references: The truth, as in `PredictedExamples`.
         predictions: Predictions of each model by its title.
+        notes: Remarks on the predictions for each image, above them.
     """
     rows, columns = task.covers_image + 1 + len(predictions), len(images)
     figure = Figure(figsize=(columns * IMAGE_INCHES, rows * IMAGE_INCHES), dpi=150, layout="constrained")
@@ -98,12 +102,15 @@ def draw_predictions(
         truth.set_title("truth", fontsize=7)
         task.draw_truth(truth, image, references[column])
         for ax, (title, predicted) in zip(others, predictions.items(), strict=True):
-            ax.set_title(title, fontsize=7)
+            ax.set_title(title if notes is None else f"{title}: {notes[column]}", fontsize=7)
             task.draw_prediction(ax, image, predicted[column], references[column])
         for ax in grid[:, column]:
             if ax.images:  # a chart needs its axes
                 ax.set_axis_off()
                 ax.set(xticks=[], yticks=[])  # else they are laid out, which takes a quarter of the time
+    legend = task.legend([references, *predictions.values()])
+    if legend:
+        figure.legend(handles=legend, fontsize=7, loc="outside lower center", ncols=min(len(legend), NUM_SHOWN))
     return figure
 
 
@@ -160,7 +167,8 @@ def draw_examination(
     task: FinetuningTask, model: nn.Module, examples: TableExamples, evidence: Evidence, folder: Path
 ) -> None:
     """Write the figures of a task; all ranks call it, and the first one writes."""
-    worst, title = describe_worst(evidence.errors, NUM_SHOWN)
+    errors = evidence.errors
+    worst = errors.argsort(descending=True, stable=True)[:NUM_SHOWN].tolist()
     found = predict_examples(task, model, examples, rows=worst)
     if not PartialState().is_main_process:
         return
@@ -168,8 +176,12 @@ def draw_examination(
         write_file(folder / CONFUSION, draw_confusion(evidence.confusion, task.class_names).savefig)
     if evidence.ranking is not None and evidence.ranking.num_truths.any():
         write_file(folder / CURVES, draw_precision_recall(evidence.ranking, task.class_names).savefig)
-    figure = draw_predictions(task, found.images, found.references, {"prediction": found.predictions})
-    figure.suptitle(title, fontsize=7)
+    are_right = [task.is_right(*pair) for pair in zip(found.predictions, found.references, strict=True)]
+    words = {None: "", True: ", right", False: ", wrong"}
+    notes = [f"{float(errors[row]):.3g}{words[is_right]}" for row, is_right in zip(worst, are_right, strict=True)]
+    figure = draw_predictions(task, found.images, found.references, {task.error_name: found.predictions}, notes)
+    which = f"The {len(worst)} of {len(errors)} images with the largest {task.error_name}"
+    figure.suptitle(f"{which} (median of all: {float(errors.median()):.3g})", fontsize=8)
     write_file(folder / WORST, figure.savefig)
 
 
@@ -235,10 +247,3 @@ def draw_precision_recall(ranking: Ranking, names: Sequence[str]) -> Figure:
     ax.title.set_fontsize(8)
     ax.legend(fontsize=6, loc="lower left")
     return figure
-
-
-def describe_worst(errors: Tensor, count: int) -> tuple[list[int], str]:
-    """Return the images with the largest errors, the worst first, and a title that says how large they are."""
-    worst = errors.argsort(descending=True, stable=True)[:count].tolist()
-    shown = first_few([f"{float(errors[index]):.3g}" for index in worst], count)
-    return worst, f"largest errors: {shown} (median {float(errors.median()):.3g})"

@@ -331,6 +331,7 @@ class EvaluationTable(ProgressCallback):
             return
         measured = self.metrics.latest
         begun = {"step": str(state.global_step), "epoch": f"{state.epoch or 0:.2f}", "train loss": self._train_loss}
+        self._train_loss = math.nan  # shown once: the next evaluation may come before the next logged step
         entries = {**begun, "loss": kwargs["metrics"]["eval_loss"], **measured}
         if not self.columns:
             self.columns = list(entries)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 from matplotlib.axes import Axes
+from matplotlib.patches import Patch
 from PIL import Image
 from PIL.ImageFile import ImageFile
 from torch import Tensor, nn
@@ -141,6 +142,7 @@ class FinetuningTask(ABC):
         has_thresholds: Whether an image may have several or no classes, so that predictions need a threshold.
         takes_class_weights: Whether the loss weighs classes.
         window_field: Field of the configuration for the head's own window of the backbone; `None` for the backbone's.
+        error_name: Name of the errors of `evidence`, for figures.
         covers_image: Whether drawings of truth and predictions hide the image below them.
         loss_function: Function of outputs, labels and `num_items_in_batch`; `None` if the model computes its loss.
         adapter_learning_rate: Default peak learning rate of adapters on a ViT-B.
@@ -157,6 +159,7 @@ class FinetuningTask(ABC):
     has_thresholds: ClassVar[bool] = False
     takes_class_weights: ClassVar[bool] = False
     window_field: ClassVar[str | None] = None
+    error_name: ClassVar[str] = "error"
     covers_image: ClassVar[bool] = False
     loss_function: ClassVar[Callable[..., Tensor] | None] = None
     # Our choices, the usual peaks of AdamW for adapters, which start from zero, and for weights that are good already.
@@ -233,6 +236,14 @@ class FinetuningTask(ABC):
     @abstractmethod
     def draw_prediction(self, ax: Axes, image: Tensor, prediction: Tensor, reference: Tensor) -> None:
         """Draw the prediction for one image, on the scale of its truth."""
+
+    def is_right(self, prediction: Tensor, reference: Tensor) -> bool | None:
+        """Return whether the answer for an image is right; `None` where answers are right in part."""
+        return None
+
+    def legend(self, shown: Sequence[Tensor]) -> list[Patch]:
+        """Return names and colors for a figure that shows these truths and predictions; none by default."""
+        return []
 
     def check_config(self, config: RadioConfig, grid: Resolution) -> None:  # noqa: B027  (most tasks need nothing)
         """Refuse a configuration of the model that cannot be tuned.

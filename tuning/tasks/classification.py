@@ -48,6 +48,7 @@ class ClassificationTask(FinetuningTask):
     model_class = RadioForImageClassification
     targets = LABELS
     best_metric = "accuracy"
+    error_name = "loss"
     takes_class_weights = True
     problem_type: ClassVar[ProblemType] = "single_label_classification"
 
@@ -110,6 +111,9 @@ class ClassificationTask(FinetuningTask):
             rank_classes(shares, F.one_hot(references, num_classes), MAX_RANKED),
             count_confusion(predictions.argmax(dim=1), references, num_classes),
         )
+
+    def is_right(self, prediction: Tensor, reference: Tensor) -> bool | None:
+        return bool(prediction.argmax() == reference)
 
     def draw_truth(self, ax: Axes, image: Tensor, reference: Tensor) -> None:
         ax.imshow(image.numpy())
@@ -176,6 +180,9 @@ class MultiLabelTask(ClassificationTask):
         errors = F.binary_cross_entropy(predictions, references.float(), reduction="none").mean(dim=1)
         return Evidence(errors, rank_classes(predictions, references))
 
+    def is_right(self, prediction: Tensor, reference: Tensor) -> bool | None:
+        return torch.equal(prediction >= THRESHOLD, reference.bool())
+
     def _describe(self, reference: Tensor) -> str:
         names = [self.class_names[number] for number in reference.nonzero().flatten().tolist()]
         return ", ".join(names) or "no class"
@@ -191,6 +198,7 @@ class RegressionTask(ClassificationTask):
 
     best_metric = "mean_absolute_error"
     greater_is_better = False
+    error_name = "absolute error"
     problem_type = "regression"
 
     def __init__(self, settings: FinetuneSettings, images: LabeledImages):
@@ -215,6 +223,9 @@ class RegressionTask(ClassificationTask):
 
     def evidence(self, predictions: Tensor, references: Tensor) -> Evidence:
         return Evidence((predictions - references).abs())
+
+    def is_right(self, prediction: Tensor, reference: Tensor) -> bool | None:
+        return None
 
     def _describe(self, reference: Tensor) -> str:
         return f"{float(reference):.4g}"

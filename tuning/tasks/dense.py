@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
 import torch
 from accelerate.utils import tqdm
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,7 +18,7 @@ from torchvision import tv_tensors
 
 from modeling_radio import RadioConfig, RadioForDepthEstimation, RadioForSemanticSegmentation, RadioPreTrainedModel
 from modeling_radio.core.errors import first_few
-from modeling_radio.figures.features import hex_color
+from modeling_radio.figures.features import background_of, hex_color, overlaid, to_colors, to_pixels
 from modeling_radio.metrics.dense import IGNORE_INDEX, ConfusionMatrix, DepthScore
 from modeling_radio.training.data.labeled.labels import read_depth, read_mask
 from modeling_radio.training.data.labeled.tables import encoded, read_row
@@ -39,7 +38,7 @@ from modeling_radio.tuning.tasks.base import (
 
 logger = logging.getLogger(__name__)
 
-NUM_NAMED = 6  # our choice: names of classes that fit a figure
+NUM_NAMED = 12  # our choice: names of classes that fit below a figure
 SMALLEST_SHARE_OF_IDS = 0.5  # our choice: with fewer ids in use there is a mistake, such as a stray 254
 MAX_SHOWN_IDS = 20  # our choice
 MAX_COUNTED_MASKS = 500  # our choice: enough for shares of classes to a percent, read in seconds
@@ -51,11 +50,13 @@ class SegmentationTask(FinetuningTask):
     Attributes:
         ignore_index: Id of pixels without a loss and a score: `semantic_loss_ignore_index` of the settings' `config`,
             else 255.
+        bare: Ids that drawings leave without a color: the background. It is class 0 where classes have no names.
     """
 
     model_class = RadioForSemanticSegmentation
     targets = MASKS
     best_metric = "mean_iou"
+    error_name = "share of wrong pixels"
     takes_class_weights = True
 
     def __init__(self, settings: FinetuneSettings, images: LabeledImages):
@@ -66,6 +67,7 @@ class SegmentationTask(FinetuningTask):
                 f"`config.semantic_loss_ignore_index` must be the id of a class, got {self.ignore_index!r}."
             )
         self._require_two_classes()
+        self.bare = background_of(dict(enumerate(self.class_names))) if self.class_names else {0}
         self.class_names = self.class_names or tuple(f"class {number}" for number in range(self._count_classes()))
 
     @classmethod
@@ -184,14 +186,17 @@ class SegmentationTask(FinetuningTask):
         return Evidence(errors, confusion=confusion)
 
     def draw_truth(self, ax: Axes, image: Tensor, reference: Tensor) -> None:
-        colors = ListedColormap([hex_color(number) for number in range(len(self.class_names))])
-        shown = np.ma.masked_equal(reference.numpy(), self.ignore_index)
-        ax.imshow(image.mean(dim=-1).numpy(), cmap="gray", vmin=0, vmax=1)  # else colors would mix with the classes'
-        ax.imshow(shown, cmap=colors, vmin=-0.5, vmax=len(self.class_names) - 0.5, alpha=0.5, interpolation="nearest")
-        ids, areas = np.unique(shown.compressed(), return_counts=True)
-        largest = np.sort(ids[np.argsort(-areas)[:NUM_NAMED]])
-        handles = [Patch(color=hex_color(number), label=self.class_names[number]) for number in largest.tolist()]
-        ax.legend(handles=handles, fontsize=4, loc="lower right", handlelength=1, framealpha=0.7)
+        ax.imshow(to_colors(overlaid(to_pixels(image), reference, {*self.bare, self.ignore_index})).numpy())
+
+    def legend(self, shown: Sequence[Tensor]) -> list[Patch]:
+        together = torch.cat([ids.flatten() for ids in shown])
+        ids, areas = together[together != self.ignore_index].unique(return_counts=True)
+        largest = ids[areas.argsort(descending=True)[:NUM_NAMED]].sort().values.tolist()
+        empty = {"facecolor": "none", "edgecolor": "gray"}
+        return [
+            Patch(label=self.class_names[number], **(empty if number in self.bare else {"color": hex_color(number)}))
+            for number in largest
+        ]
 
     def draw_prediction(self, ax: Axes, image: Tensor, prediction: Tensor, reference: Tensor) -> None:
         self.draw_truth(ax, image, prediction)
@@ -217,6 +222,7 @@ class DepthTask(FinetuningTask):
     targets = DEPTH
     best_metric = "abs_rel"
     greater_is_better = False
+    error_name = "relative error"
     covers_image = True
 
     def __init__(self, settings: FinetuneSettings, images: LabeledImages):

@@ -60,6 +60,7 @@ class DetectionTask(FinetuningTask):
     targets = BOXES
     window_field = "detection_window_size"
     best_metric = "map"
+    error_name = "1 - F1 of the boxes"
     has_thresholds = True
     adapter_learning_rate = 1e-4  # the best on a small backbone, scaled (docs/explanation/tuning_study.md)
     full_learning_rate = 1e-5  # as DETR's backbone, appendix A.4, https://arxiv.org/abs/2005.12872

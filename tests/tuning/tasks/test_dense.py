@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from matplotlib.figure import Figure
 from PIL import Image
 from tiny_tuning import build_task, mask_rows, picture
 
@@ -92,6 +93,17 @@ def test_the_ignored_id_is_the_models(segmentation):
         task.read({"image": picture(1, 2), "target": np.array([[0, 255]])}, "image 7")
     with pytest.raises(ValueError, match=r"semantic_loss_ignore_index` .*'no'"):
         build(config={"semantic_loss_ignore_index": "no"})
+
+
+def test_drawings_leave_the_background_bare():
+    task, image = build(("background", "cat")), torch.rand(8, 8, 3)
+    mask = torch.zeros(8, 8, dtype=torch.long)
+    mask[2:4] = 1
+    ax = Figure().subplots()
+    task.draw_truth(ax, image, mask)
+    is_equal = np.isclose(ax.images[0].get_array(), image.numpy(), atol=1 / 255).all(axis=-1)
+    assert (is_equal == (mask == 0).numpy()).all()
+    assert [patch.get_label() for patch in task.legend([mask])] == ["background", "cat"]
 
 
 def test_mean_iou_and_balanced_weights_by_hand(segmentation):

@@ -127,11 +127,12 @@ def open_class_folders(path: Path, names: SplitNames = SPLIT_NAMES) -> Tables:
     Raises:
         ValueError: If it has no class folders.
     """
-    from datasets import DatasetDict, load_dataset
+    from datasets import DatasetDict, DownloadConfig, load_dataset
 
+    config = DownloadConfig(download_desc="Listing images")  # its own words are "Downloading data"
     files = {split: _image_and_metadata_files(folder, path) for split, folder in _split_folders(path, names).items()}
     with in_one_line(f"`data` {str(path)!r} has no images in class sub-folders, or metadata that cannot be read"):
-        tables = load_dataset("imagefolder", data_files=files, drop_labels=False)
+        tables = load_dataset("imagefolder", data_files=files, drop_labels=False, download_config=config)
     return {str(split): table for split, table in cast(DatasetDict, tables).items()}
 
 
