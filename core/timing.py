@@ -1,12 +1,14 @@
 """Durations: phases of a command and the record of its run, its bar with the time left, the fastest of several runs."""
 
+import math
+import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from tqdm.auto import tqdm
 
@@ -58,14 +60,29 @@ def describe_run(command: str, clock: Clock) -> dict[str, Any]:
     return run
 
 
-class WholeRun(Clock):
-    """A clock with one bar for all phases of a command, in place of a bar for each; it shows the whole time left.
+class Phase(NamedTuple):
+    """A part of a command.
 
-    The speed of the machine is estimated from the last phase with enough progress.
+    Attributes:
+        name: Its name in records; a `ProgressBar` of that name reports its progress.
+        seconds: The time that it takes on some machine.
+        title: Says in words what happens.
+        tells_speed: Whether its time tells how fast this machine is; that of a download does not.
+    """
+
+    name: str
+    seconds: float
+    title: str
+    tells_speed: bool = True
+
+
+class WholeRun(Clock):
+    """A clock with one bar for all phases of a command, in place of a bar for each; it counts the whole time down.
+
+    The speed of the machine is estimated from the phases so far, that of a phase from itself once it reports progress.
 
     Args:
-        expected: In order, the phases and the seconds that each takes on some machine; a name may come again. A
-            `ProgressBar` of that name reports the progress of its phase; a phase without reports is skipped.
+        phases: In order; a name may come again. One that neither begins nor reports is skipped.
         is_shown: Whether to show the bar; None shows it on a terminal only.
     """
 
@@ -75,15 +92,20 @@ class WholeRun(Clock):
     REFRESH_SECONDS = 0.1
     """As tqdm."""
 
-    def __init__(self, expected: Sequence[tuple[str, float]], *, is_shown: bool | None = None) -> None:
+    CORRECTION_SECONDS = 10.0
+    """Time constant with which the shown time follows a new estimate, so that it does not jump; our choice."""
+
+    def __init__(self, phases: Sequence[Phase], *, is_shown: bool | None = None) -> None:
         super().__init__(report=lambda line: None)
-        self.names, self.expected = [name for name, _ in expected], [seconds for _, seconds in expected]
-        self.slowness, self.share_done = 1.0, 0.0
-        self._began = self._phase_began = time.perf_counter()
+        self.phases, self.share_done = phases, 0.0
+        self._telling: dict[int, tuple[float, float]] = {}  # seconds that telling phases took, and expected ones
+        self._began = self._phase_began = self._reported = self._counted = time.perf_counter()
         self._index, self._share, self._first_share, self._refreshed = -1, 1.0, 1.0, 0.0  # before the first
+        self._shown_left = self.seconds_left
+        self._ended, self._ticker = threading.Event(), threading.Thread(target=self._tick, daemon=True)
         self.bar = tqdm(
             total=1.0,
-            bar_format="{desc}: {percentage:3.0f} %|{bar}| {elapsed}{postfix}",
+            bar_format="{desc} {percentage:3.0f} %|{bar}| {elapsed}{postfix}",
             dynamic_ncols=True,
             disable=None if is_shown is None else not is_shown,
         )
@@ -92,9 +114,14 @@ class WholeRun(Clock):
 
     def __enter__(self) -> "WholeRun":
         self._token = _WHOLE_RUN.set(self)
+        if not self.bar.disable:
+            self._ticker.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        if self._ticker.is_alive():
+            self._ticker.join()
         _WHOLE_RUN.reset(self._token)
         self.bar.close()
 
@@ -107,33 +134,53 @@ class WholeRun(Clock):
         self.show(name, 1.0)
 
     @property
+    def slowness(self) -> float:
+        """Time on this machine over that expected, from the phases that tell it so far."""
+        took, expected = (sum(each) for each in zip((0.0, 0.0), *self._telling.values(), strict=True))
+        return took / expected if expected else 1.0
+
+    @property
     def seconds_left(self) -> float:
         """Estimated time left at the speed of this machine."""
-        rest_of_this = self.expected[self._index] * (1 - self._share)
-        return (rest_of_this + sum(self.expected[self._index + 1 :])) * self.slowness
+        took, expected = self._telling.get(self._index, (0.0, 0.0))
+        own = took / expected if expected else self.slowness
+        of_this = self.phases[self._index].seconds * (1 - self._share) * own - (time.perf_counter() - self._reported)
+        return max(of_this, 0.0) + sum(phase.seconds for phase in self.phases[self._index + 1 :]) * self.slowness
 
     def show(self, name: str, share: float) -> None:
         """Show the share of a phase that is done, from 0 to 1; for other names only the time is updated."""
         now = time.perf_counter()
-        if name in self.names:
+        if any(name == phase.name for phase in self.phases):
             self._move_to(name, share, now)
-        elapsed, left = now - self._began, self.seconds_left
-        self.share_done = self.bar.n = elapsed / max(elapsed + left, 1e-9)
-        self.bar.set_description_str(self.names[self._index], refresh=False)
-        self.bar.set_postfix_str(f"about {tqdm.format_interval(round(left))} left", refresh=False)
         if now - self._refreshed >= self.REFRESH_SECONDS or share >= 1:
-            self._refreshed = now
-            self.bar.refresh()
+            self._refresh(now)
 
     def _move_to(self, name: str, share: float, now: float) -> None:
-        if self._index < 0 or name != self.names[self._index] or share < self._share:
-            indices = [index for index, each in enumerate(self.names) if each == name]
+        if self._index < 0 or name != self.phases[self._index].name or share < self._share:
+            indices = [index for index, phase in enumerate(self.phases) if phase.name == name]
             self._index = next((index for index in indices if index > self._index), indices[-1])
             self._phase_began, self._first_share = now, share
-        self._share = share
-        done = (share - self._first_share) * self.expected[self._index]
-        if share - self._first_share >= self.TELLING_SHARE and done > 0:
-            self.slowness = (now - self._phase_began) / done
+        self._share, self._reported = share, now
+        phase, done = self.phases[self._index], share - self._first_share
+        if phase.tells_speed and done >= self.TELLING_SHARE:
+            self._telling[self._index] = (now - self._phase_began, done * phase.seconds)
+
+    def _refresh(self, now: float) -> None:
+        since = now - self._counted
+        counted_down = max(self._shown_left - since, 0.0)
+        weight = 1 - math.exp(-since / self.CORRECTION_SECONDS)
+        self._shown_left, self._counted = counted_down + (self.seconds_left - counted_down) * weight, now
+        self._refreshed, elapsed = now, now - self._began
+        self.share_done = self.bar.n = elapsed / max(elapsed + self._shown_left, 1e-9)
+        place = f"{max(self._index, 0) + 1} of {len(self.phases)}"
+        self.bar.set_description_str(f"{place}: {self.phases[max(self._index, 0)].title}", refresh=False)
+        self.bar.set_postfix_str(f"about {tqdm.format_interval(round(self._shown_left))} left", refresh=False)
+        self.bar.refresh()
+
+    def _tick(self) -> None:
+        """Count down also while nothing reports."""
+        while not self._ended.wait(1.0):
+            self._refresh(time.perf_counter())
 
 
 _WHOLE_RUN: ContextVar[WholeRun | None] = ContextVar("whole_run", default=None)

@@ -58,7 +58,7 @@ def _demo(settings: DemoSettings, command: str) -> None:
     # These take seconds to import, which `--help` need not wait for.
     from transformers.utils import logging as transformers_logging
 
-    from modeling_radio.demo.run import PAGE, run_demo
+    from modeling_radio.demo.run import PAGE, is_finished, run_demo
     from modeling_radio.metrics.results import build_tables
     from modeling_radio.training.student.build import in_faster_precision
 
@@ -67,8 +67,12 @@ def _demo(settings: DemoSettings, command: str) -> None:
     recipe = settings.load_recipe(*shortened)
     if settings.precision == "auto":
         recipe = in_faster_precision(recipe)
+    if is_finished(recipe, settings.output, settings.seeds):
+        print(f"This demo has ended before. Open {settings.output / PAGE}, or name another --output for a new one.")
+        return
     results = run_demo(recipe, settings.output, settings.seeds, command)
-    print(*(f"\n{table.to_markdown()}" for table in build_tables(results.measurements)), sep="\n")
+    scores = [found for found in results.measurements if found.task != "adaptor_fidelity"]  # which the page has
+    print(*(f"\n{table.to_text()}" for table in build_tables(scores)), sep="\n")
     print(f"\nOpen {settings.output / PAGE}: pictures, scores, curves, and what to do next.")
 
 

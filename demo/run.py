@@ -14,7 +14,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from modeling_radio import RadioModel
 from modeling_radio.checks_radio import check_choice
 from modeling_radio.core.files import sole_run
-from modeling_radio.core.timing import Clock, WholeRun, describe_run
+from modeling_radio.core.timing import Clock, Phase, WholeRun, describe_run
 from modeling_radio.demo.assets import DEMO_SOURCES
 from modeling_radio.demo.closing_page import write_closing_page
 from modeling_radio.demo.evaluation_data import DemoData, load_photographs
@@ -44,25 +44,59 @@ FIGURE_CAPTION = (
     "things and dark elsewhere."
 )
 MAX_PHOTOGRAPHS = 5  # our choice: with more the labels are too small on a card
-PAGE = "index.html"
+PAGE, RESULTS, WEIGHTS = "index.html", "results.json", "model.safetensors"
 PROGRESS_FIGURE = Path("pictures") / "progress.png"
 
 # Expected by the progress bar: measured on two cores of an AMD EPYC with bfloat16, corrected as the run goes on.
-SECONDS_OF_PHASES = {"fetch": 10.0, "references": 37.0}
-SECONDS_OF_SEED = {"evaluate": 24.0, "draw": 6.0, "reopen": 6.0}
+FIRST_PHASES = (
+    Phase("fetch", 10.0, "fetch teachers and images", tells_speed=False),
+    Phase("references", 37.0, "measure the teachers"),
+)
+LAST_PHASES = (
+    Phase("evaluate", 24.0, "measure the student"),
+    Phase("draw", 6.0, "draw what it sees"),
+    Phase("reopen", 6.0, "open its folder elsewhere"),
+)
 CACHED_IMAGES_PER_SECOND = 76.0
 SECONDS_PER_IMAGE = 0.006
 """Time of an image in a training step."""
 
 
-def expected_seconds(recipe: Recipe, num_seeds: int) -> list[tuple[str, float]]:
-    """Return the demo's phases in order, with the expected seconds of each."""
+def expected_phases(recipe: Recipe, num_seeds: int) -> list[Phase]:
+    """Return the demo's phases in order."""
     images_per_step = sum(partition.batch_size or 0 for partition in recipe.partitions)
-    of_seed = {"distil": recipe.schedule.num_steps * max(images_per_step, 1) * SECONDS_PER_IMAGE, **SECONDS_OF_SEED}
-    cached = {}
+    seconds = recipe.schedule.num_steps * max(images_per_step, 1) * SECONDS_PER_IMAGE
+    of_seed = [Phase("distill", seconds, "train the student"), *LAST_PHASES]
+    cached = []
     if recipe.views.teachers == "cached":
-        cached = {"teacher features": (recipe.data.num_images or 0) / CACHED_IMAGES_PER_SECOND}
-    return [*SECONDS_OF_PHASES.items(), *cached.items(), *list(of_seed.items()) * num_seeds]
+        seconds = (recipe.data.num_images or 0) / CACHED_IMAGES_PER_SECOND
+        cached = [Phase("teacher features", seconds, "compute what the teachers see")]
+    return [*FIRST_PHASES, *cached, *of_seed * num_seeds]
+
+
+def is_finished(recipe: Recipe, output: Path, seeds: Sequence[int]) -> bool:
+    """Return whether an earlier demo with this recipe and these seeds has written everything.
+
+    Raises:
+        ValueError: If `output` holds a run of another recipe.
+    """
+    measured, students = output / RESULTS, [folder / "final" / WEIGHTS for folder in folders_of(output, seeds)]
+    if not all(path.is_file() for path in (measured, output / PAGE, *students)):
+        return False
+    if Results.load(measured).run.get("seeds") != list(seeds):
+        return False
+    if any(student.stat().st_mtime > measured.stat().st_mtime for student in students):
+        return False
+    recipe = recipe.replace(teachers=reachable_teachers(recipe))
+    return all(
+        Distiller(recipe.replace(seed=seed), student.parents[1]).is_finished
+        for seed, student in zip(seeds, students, strict=True)
+    )
+
+
+def folders_of(output: Path, seeds: Sequence[int]) -> list[Path]:
+    """Return the folder of each seed's run."""
+    return [output if len(seeds) == 1 else output / f"seed-{seed}" for seed in seeds]
 
 
 def run_demo(recipe: Recipe, output: Path, seeds: Sequence[int], command: str) -> Results:
@@ -86,7 +120,7 @@ def run_demo(recipe: Recipe, output: Path, seeds: Sequence[int], command: str) -
             of it wrote.
     """
     check_choice("data.source", recipe.data.source, DEMO_SOURCES, error=RecipeError)
-    with sole_run(output, "radio distill"), WholeRun(expected_seconds(recipe, len(seeds))) as clock:
+    with sole_run(output, "radio distill"), WholeRun(expected_phases(recipe, len(seeds))) as clock:
         return _run_phases(recipe, output, seeds, command, clock)
 
 
@@ -102,7 +136,7 @@ def _run_phases(recipe: Recipe, output: Path, seeds: Sequence[int], command: str
             for measurement in evaluation.measure_backbone(evaluation.of(evaluation.teacher(name)))
         ]
     students = []
-    folders = [output if len(seeds) == 1 else output / f"seed-{seed}" for seed in seeds]
+    folders = folders_of(output, seeds)
     for seed, folder in zip(seeds, folders, strict=True):
         students += run_seed(evaluation, folder, seed, clock)
     results = Results(
@@ -115,7 +149,7 @@ def _run_phases(recipe: Recipe, output: Path, seeds: Sequence[int], command: str
     curves = folders[0] / PROGRESS_FIGURE
     for seed, folder in zip(seeds, folders, strict=True):
         write_card(folder / "final", results.of_seed(seed), name=f"radio-{recipe.name}")
-    results.save(output / "results.json")
+    results.save(output / RESULTS)
     write_closing_page(
         output / PAGE,
         results,
@@ -131,7 +165,7 @@ def run_seed(evaluation: StudentEvaluation, folder: Path, seed: int, clock: Cloc
     """Distill one student, reopen and draw it; return its scores before and after training."""
     recipe = evaluation.recipe.replace(seed=seed)
     distiller = Distiller(recipe, folder)
-    with clock.phase("distil" if distiller.resumed_from is None else "distil (resumed)"):
+    with clock.phase("distill" if distiller.resumed_from is None else "distill (resumed)"):
         checkpoint = distiller.run()
     assert checkpoint is not None  # only a run that was stopped early has none
     before, after = evaluation.untrained_student(seed), RadioModel.from_pretrained(checkpoint).eval()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import zip_longest
 from math import isfinite
 from pathlib import Path
 from statistics import mean, stdev
@@ -18,6 +20,8 @@ from modeling_radio.core.tables import markdown, plain_cell
 
 T = TypeVar("T")
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+TEXT_NAME, TEXT_CELL = 18, 14
+"""Characters of names and of cells on a terminal. Our choice: an interval fits, and four columns are 78 wide."""
 MAX_COLUMNS = 8
 """Widest table that several tasks share. Our choice."""
 STUDENT = "student"
@@ -172,6 +176,30 @@ class Table:
             for row in ([self.title, *self.columns], *([model, *cells] for model, cells in self.rows))
         ]
         return markdown(header, rows, aligned=True)
+
+    def to_text(self, width: int = 80) -> str:
+        """Return aligned text for a terminal of so many columns; what does not fit beside goes below.
+
+        Headers and names are wrapped, and intervals stand below their value.
+        """
+        columns = [
+            [
+                textwrap.wrap(name, TEXT_CELL),
+                *(cells[number].replace(" [", "\n[").split("\n") for _, cells in self.rows),
+            ]
+            for number, name in enumerate(self.columns)
+        ]
+        names = [textwrap.wrap(name, TEXT_NAME) or [""] for name in (self.title, *(name for name, _ in self.rows))]
+        count = max(1, (width - TEXT_NAME) // (TEXT_CELL + 1))
+        blocks = []
+        for start in range(0, len(columns), count):
+            lines = []
+            for cells in zip(names, *columns[start : start + count], strict=True):
+                for name, *others in zip_longest(*cells, fillvalue=""):
+                    shown = "".join(f" {other:>{TEXT_CELL}}" for other in others)
+                    lines.append(f"{name:<{TEXT_NAME}}{shown}".rstrip())
+            blocks.append("\n".join(lines))
+        return "\n\n".join(blocks)
 
 
 def build_tables(measurements: Sequence[Measurement]) -> list[Table]:

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from modeling_radio.core.timing import Clock, ProgressBar, WholeRun, describe_run, fastest_seconds
+from modeling_radio.core.timing import Clock, Phase, ProgressBar, WholeRun, describe_run, fastest_seconds
 
 
 @pytest.fixture
@@ -27,21 +27,31 @@ def test_calls_take_turns_and_the_first_round_does_not_count(now):
 
 
 def test_a_whole_run_tells_the_time_left_at_the_speed_of_this_machine(now):
-    with WholeRun([("fetch", 10.0), ("distil", 100.0), ("evaluate", 20.0)], is_shown=False) as run:
-        assert run.seconds_left == 130.0
+    phases = [
+        Phase("fetch", 10.0, "fetch images", tells_speed=False),
+        Phase("references", 10.0, "measure"),
+        Phase("distil", 100.0, "train"),
+        Phase("evaluate", 20.0, "measure"),
+    ]
+    with WholeRun(phases, is_shown=False) as run:
+        assert run.seconds_left == 140.0
         with run.phase("fetch"):
+            now[0] += 4.0
+            assert run.seconds_left == 136.0, "it counts down while nothing reports"
+            now[0] += 96.0
+        assert run.seconds_left == 130.0, "a slow network does not make a slow machine"
+        with run.phase("references"):
             now[0] += 20.0  # half as fast as expected
         assert run.seconds_left == 240.0
         with run.phase("distil"):
             for _ in ProgressBar(range(4), desc="distil"):
                 now[0] += 50.0
         assert run.seconds_left == 40.0
-        assert run.share_done == pytest.approx(220 / 260)
         with run.phase("evaluate"):
             pass
         assert run.seconds_left == 0.0
-    assert run.seconds == {"fetch": 20.0, "distil": 200.0, "evaluate": 0.0}
-    with WholeRun([("distil", 100.0)], is_shown=False) as run:
+    assert run.seconds == {"fetch": 100.0, "references": 20.0, "distil": 200.0, "evaluate": 0.0}
+    with WholeRun([Phase("distil", 100.0, "train")], is_shown=False) as run:
         bar = ProgressBar(total=100, initial=80, desc="distil")
         for _ in range(10):  # the first update says where it is
             bar.update(1)
@@ -56,15 +66,15 @@ def test_bars_inside_a_whole_run_are_silent_and_alone_tqdms_own(capfd):
             bar.say("a remark")
         return capfd.readouterr()
 
-    with WholeRun([("work", 1.0)], is_shown=True):
+    with WholeRun([Phase("work", 1.0, "do the work")], is_shown=True):
         inside = work()
     assert "classes of masks" not in inside.err
-    assert "work" in inside.err
+    assert "1 of 1: do the work" in inside.err
     assert inside.out == ""
     alone = work()
     assert "classes of masks: 100%" in alone.err
     assert alone.out.strip() == "a remark"
-    with WholeRun([("work", 1.0)]) as run, run.phase("work"):  # where no terminal is
+    with WholeRun([Phase("work", 1.0, "do the work")]) as run, run.phase("work"):  # where no terminal is
         pass
     assert capfd.readouterr().out.split()[0] == "work"
 

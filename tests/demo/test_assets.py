@@ -6,7 +6,7 @@ from PIL import Image
 
 from modeling_radio.core import packages
 from modeling_radio.core.packages import PackageCorruptError, PackageUnavailableError
-from modeling_radio.core.timing import ProgressBar, WholeRun
+from modeling_radio.core.timing import Phase, ProgressBar, WholeRun
 from modeling_radio.demo import assets as demo_assets
 from modeling_radio.demo.assets import (
     EMOJI_CLASSES,
@@ -53,7 +53,7 @@ def test_packages_are_fetched_side_by_side_within_the_bar_of_the_whole_run(monke
         bars.append(ProgressBar(total=1, desc="fetch").whole_run)
 
     monkeypatch.setattr(demo_assets, "fetch_if_available", fetch)
-    with WholeRun([("fetch", 1.0)], is_shown=False) as clock:
+    with WholeRun([Phase("fetch", 1.0, "fetch")], is_shown=False) as clock:
         fetch_at_once(["one", "two"])
         assert bars == [clock, clock]
         with pytest.raises(PackageCorruptError, match="corrupt"):

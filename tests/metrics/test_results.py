@@ -122,3 +122,12 @@ def test_a_table_is_aligned_and_names_stay_in_their_cells():
         r"| a\|b &lt;i> | 0.250          |",
         "| student     | 0.500 +- 0.010 |",
     ]
+
+
+def test_wide_tables_fit_a_terminal():
+    cells = [f"0.{number}00 [0.100, 0.900]" for number in range(5)]
+    table = Table("", [f"task{number} accuracy, mean features" for number in range(5)], [("teacher " * 4, cells)])
+    text = table.to_text()
+    assert max(map(len, text.splitlines())) <= 80
+    assert all(text.count(f"0.{number}00\n") or text.count(f"0.{number}00 ") for number in range(5))
+    assert text.count("[0.100, 0.900]") == 5
