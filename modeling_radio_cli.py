@@ -31,7 +31,7 @@ COMMANDS = {
     "upsampler": ("training.upsampler", "train a network that sharpens a teacher's features"),
     "convert": (
         "conversion.convert",
-        "convert NVIDIA's checkpoint to a folder; a folder with `--to nvidia`, `timm` or `network`",
+        "convert NVIDIA's checkpoint to a folder; a folder with `--to nvidia`, `timm`, `network` or `folded`",
     ),
     "export": ("conversion.export", "export to ONNX; with `--to` to web, aoti or sam3"),
     "card": ("model_cards.card", "write the model card of a folder"),
@@ -57,6 +57,7 @@ FORMATS = {
         "nvidia": "conversion.to_nvidia",
         "timm": "conversion.to_timm",
         "network": "conversion.to_network",
+        "folded": "conversion.to_folded",
     },
     "export": {"web": "conversion.to_web", "aoti": "conversion.to_aoti", "sam3": "conversion.graphs.sam3_to_onnx"},
 }

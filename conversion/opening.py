@@ -82,7 +82,7 @@ def open_model(checkpoint: Path, *, with_texts: bool = False, adaptors: Sequence
     config = read_config(checkpoint)
     if "args" in config:
         return convert(checkpoint)
-    _check_not_quantized(checkpoint, config)
+    check_not_quantized(checkpoint, config)
     model, others = open_checkpoint(checkpoint)
     if with_texts:
         others = [key for key in others if not key.startswith(_OF_TEXTS)]
@@ -108,7 +108,7 @@ def open_task_model(checkpoint: Path) -> RadioTaskModel:
             f"`checkpoint` must hold a model of a task for `head`, got {str(checkpoint)!r} of the class {names[0]!r}. "
             f"Known are {', '.join(TASK_MODELS)}."
         )
-    _check_not_quantized(checkpoint, config)
+    check_not_quantized(checkpoint, config)
     open_checkpoint(checkpoint)  # refuses a backbone that is damaged
     with without_reports():
         model, loaded = TASK_MODELS[names[0]].from_pretrained(checkpoint, output_loading_info=True)
@@ -116,7 +116,12 @@ def open_task_model(checkpoint: Path) -> RadioTaskModel:
     return model.eval()
 
 
-def _check_not_quantized(checkpoint: Path, config: Mapping[str, Any]) -> None:
+def check_not_quantized(checkpoint: Path, config: Mapping[str, Any]) -> None:
+    """Refuse a folder whose `config.json`, given parsed, tells that its weights are quantized.
+
+    Raises:
+        ValueError: If they are.
+    """
     if config.get("quantization_config") is not None:
         raise ValueError(
             f"{str(checkpoint)!r} is quantized, which no other format has. Export it before quantizing it."

@@ -48,6 +48,12 @@ class EngineVerdict(NamedTuple):
         """The reasons of the outcome; none where features are equal."""
         return self.stops or self.differs
 
+    @property
+    def line(self) -> str:
+        """The verdict in one line, for commands."""
+        text = ": ".join(filter(None, [self.outcome, "; ".join(self.reasons)]))
+        return f"{self.engine} {self.version} ({self.evidence}): {text}"
+
 
 def engine_verdicts(config: RadioConfig) -> list[EngineVerdict]:
     """Return what each engine does with a network, transformers first.

@@ -25,7 +25,7 @@ from modeling_radio.training.hooks.base import StepHook
 from modeling_radio.training.recipes.recipe import Recipe
 from modeling_radio.training.student.build import build_student, checkpoint_blocks, compile_blocks, regularize
 from modeling_radio.training.student.ema import MovingAverage
-from modeling_radio.training.student.export import check_normalizers
+from modeling_radio.training.student.export import check_export_settings
 from modeling_radio.training.student.provenance import lineage_of
 from modeling_radio.training.student.refits import standardize_heads
 from modeling_radio.training.student.sharding import (
@@ -120,7 +120,7 @@ def build_run(
     widths = inputs.widths_of_teachers(teachers)
     images = inputs.open_images(recipe)
     model = build_student(recipe, widths)
-    check_normalizers(recipe.export, model.config)
+    check_export_settings(recipe.export, model.config)
     # Read now: the folder may be deleted during the run.
     lineage = on_first_rank(lambda: _write_lineage(recipe, model, output, init_from, is_new=is_new))
     copied_heads = _warm_start(recipe, accelerator, model, teachers, output, init_from) if is_new else []

@@ -391,7 +391,14 @@ class Distiller:
         standardizers = parts.statistics.standardizers()
 
         def export() -> None:
-            export_student(cast(RadioModel, model), standardizers, path, normalizers, parts.lineage)
+            export_student(
+                cast(RadioModel, model),
+                standardizers,
+                path,
+                normalizers,
+                parts.lineage,
+                folds_layer_scale=self.recipe.export.fold_layer_scale,
+            )
             (self.output / OUTDATED).unlink(missing_ok=True)
 
         on_first_rank(export)

@@ -89,7 +89,7 @@ class Recipe(RecipeSection):
             fields that differ from the rest of the recipe (on the command line `stages.NAME.section.field=value`).
             Empty for a single run.
         checkpoints: When to save.
-        export: Parts that are fitted to the student at the end.
+        export: Changes of the student when it is exported.
         logging: Logs, figures and measurements.
     """
 
@@ -400,7 +400,9 @@ def stage_recipes(recipe: Recipe) -> list[Recipe]:
     rule = "all different, of letters, digits and any of '_', '-' and '.'"
     if not is_valid or len(set(names)) < len(names):
         raise RecipeError(f"`stages (names)` must be {rule}, got {names}.")
-    return [_stage_recipe(recipe, stage) for stage in recipe.stages]
+    # A stage starts from the weights of the one before, with its LayerScale.
+    unfolded = recipe.model_copy(update={"export": recipe.export.model_copy(update={"fold_layer_scale": False})})
+    return [_stage_recipe(recipe if stage is recipe.stages[-1] else unfolded, stage) for stage in recipe.stages]
 
 
 def _stage_recipe(recipe: Recipe, stage: dict[str, Any]) -> Recipe:

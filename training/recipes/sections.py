@@ -781,7 +781,7 @@ class CheckpointsRecipe(RecipeSection):
 
 
 class ExportRecipe(RecipeSection):
-    """Parts that are fitted to the student when it is exported. A resumed run may change this section.
+    """Changes of the student when it is exported. A resumed run may change this section.
 
     Attributes:
         feature_normalizer: Standardize the backbone's dense features by their own PHI-S, as some of NVIDIA's
@@ -790,11 +790,15 @@ class ExportRecipe(RecipeSection):
         intermediate_normalizers: The same for `get_intermediate_features`: "none", a rotation "per_block", or one
             "shared" rotation with a mean and a scale for each block.
         normalizer_images: Number of training images for the fit, at the trained sizes; at least this many.
+        fold_layer_scale: Fold the LayerScale of a student that has it (`student.config.use_layer_scale`) into its
+            linear layers: outputs stay, and readers without LayerScale, such as vLLM, give them too. Of several stages
+            the last one folds it.
     """
 
     feature_normalizer: bool = False
     intermediate_normalizers: Literal["none", "per_block", "shared"] = "none"
     normalizer_images: Count = 2048
+    fold_layer_scale: bool = False
 
     @property
     def has_normalizers(self) -> bool:

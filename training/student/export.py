@@ -15,6 +15,7 @@ from modeling_radio.core.ranks import copy_from_first_rank
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.layers_radio import RadioFeatureNormalizer, RadioIntermediateNormalizer
 from modeling_radio.model_cards.lineage import Lineage
+from modeling_radio.nvidia.tensors import fold_layer_scale
 from modeling_radio.training.recipes.recipe import RecipeError
 from modeling_radio.training.recipes.sections import ExportRecipe
 from modeling_radio.training.student.packing import pack_groups
@@ -37,12 +38,18 @@ class Normalizers(NamedTuple):
     blocks: dict[str, Tensor] | None
 
 
-def check_normalizers(recipe: ExportRecipe, config: RadioConfig) -> None:
-    """Refuse normalizers that could not be added to a student, before anything is trained.
+def check_export_settings(recipe: ExportRecipe, config: RadioConfig) -> None:
+    """Refuse changes that a student could not be exported with, before anything is trained.
 
     Raises:
-        RecipeError: If it has some already, merges tokens, or has a dense head that cannot undo the final one.
+        RecipeError: If it has normalizers already, merges tokens, has a dense head that cannot undo the final one, or
+            no LayerScale to fold.
     """
+    if recipe.fold_layer_scale and (not config.use_layer_scale or config.num_mergings):
+        raise RecipeError(
+            "`export.fold_layer_scale` must be false unless `student.config.use_layer_scale` is true and "
+            f"`student.config.downscale_levels` is null, got {config.use_layer_scale} and {config.downscale_levels}."
+        )
     for name in ("downscale_levels", "eradio", "wrapped"):
         if recipe.has_normalizers and getattr(config, name):
             raise RecipeError(
@@ -180,12 +187,24 @@ def _precede(adaptor: RadioAdaptor, change: AffineMap) -> None:
     linear.weight.copy_(weight @ change.matrix)
 
 
+@torch.no_grad()
+def fold_scales(model: RadioModel) -> None:
+    """Fold the LayerScale of a model into its linear layers, in place."""
+    state = fold_layer_scale(model.state_dict())
+    for block in model.radio_model.model.blocks:
+        block.ls1, block.ls2 = nn.Identity(), nn.Identity()
+    model.load_state_dict(state)
+    model.config.use_layer_scale, model.config.layerscale_value = False, 1.0
+
+
 def export_student(
     model: RadioModel,
     standardizers: Mapping[str, FeatureStandardizer],
     path: Path,
     normalizers: Normalizers | None = None,
     lineage: Lineage | None = None,
+    *,
+    folds_layer_scale: bool = False,
 ) -> None:
     """Write model and processor: plain weights, and adaptors that predict features in their teachers' own spaces.
 
@@ -195,6 +214,7 @@ def export_student(
         path: Folder to write, replaced as a whole if it exists.
         normalizers: Normalizers to add; the outputs of adaptors stay the same.
         lineage: The models and data behind the student, for its card; None writes nothing about them.
+        folds_layer_scale: Whether to fold LayerScale into the linear layers.
 
     Raises:
         WriteError: If it cannot be written; an older folder is intact.
@@ -204,6 +224,8 @@ def export_student(
     unstandardize_heads(exported, standardizers)
     if normalizers is not None:
         add_normalizers(exported, normalizers)
+    if folds_layer_scale:
+        fold_scales(exported)
     processor = RadioImageProcessor.from_model_config(exported.config)
 
     def write(folder: Path) -> None:

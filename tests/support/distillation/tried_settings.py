@@ -163,6 +163,7 @@ CONTEXTS: dict[str, dict[str, Any]] = {
     "checkpoints.keep": {"checkpoints.every_steps": 1},
     "export": {"student.architecture": "radio", **TRUNK},  # others have no normalizers
     "export.normalizer_images": {"export.feature_normalizer": True},
+    "export.fold_layer_scale": {"student.config": {**TRUNK["student.config"], "use_layer_scale": True}},
     "logging.picture_every_steps": PICTURES,
     "logging.picture_source": PICTURES,
     "logging.metrics_every_steps": METRICS,

@@ -610,7 +610,7 @@ def test_an_export_that_fails_leaves_the_older_one(recipe_file: str, monkeypatch
     assert final is not None
     before = load_file(final / "model.safetensors")
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise WriteError("no space")
 
     def changed() -> trainer.Distiller:

@@ -33,6 +33,7 @@ from modeling_radio.training.recipes.recipe import (
     save_recipe,
     stage_recipes,
 )
+from modeling_radio.training.recipes.sections import ExportRecipe
 from modeling_radio.training.targets.phi_s import STANDARDIZERS
 
 
@@ -244,6 +245,8 @@ def test_stages_are_the_recipe_with_their_changes(write) -> None:
     assert low.teachers == recipe.teachers
     assert high.optimizer.learning_rate == 3e-4
     assert low.stages == high.stages == stage_recipes(load_recipe("demo")) == []
+    folding = recipe.model_copy(update={"export": ExportRecipe(fold_layer_scale=True)})
+    assert [stage.export.fold_layer_scale for stage in stage_recipes(folding)] == [False, True]
     assert len({recipe.seed, low.seed, high.seed}) == 3
 
 

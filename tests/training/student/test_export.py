@@ -15,7 +15,7 @@ from modeling_radio.training.recipes.sections import ExportRecipe
 from modeling_radio.training.student.export import (
     Normalizers,
     add_normalizers,
-    check_normalizers,
+    check_export_settings,
     export_student,
     fit_normalizers,
     remove_normalizers,
@@ -74,6 +74,23 @@ def test_exported_adaptors_predict_in_the_teachers_own_space_with_plain_weights(
     torch.testing.assert_close(output.adaptors["t"].summary, expected.adaptors["t"].summary, atol=1e-5, rtol=1e-4)
     assert opened.state_dict().keys() == build().state_dict().keys()
     RadioImageProcessor.from_pretrained(tmp_path / "final")
+
+
+@torch.no_grad()
+def test_layer_scale_is_folded_into_the_exported_folder_alone(tmp_path: Path) -> None:
+    config = RadioConfig.from_preset("radio-test", num_hidden_layers=2, use_layer_scale=True, layerscale_value=0.5)
+    student, pixel_values = RadioModel(config).eval(), images()[0][0]
+    for block in student.radio_model.model.blocks:
+        block.ls1.grandma.copy_(torch.rand(config.hidden_size))
+    expected = student(pixel_values).features
+    export_student(student, {}, tmp_path / "final", folds_layer_scale=True)
+    assert student.config.use_layer_scale
+    opened = RadioModel.from_pretrained(tmp_path / "final").eval()
+    assert native_differences(opened.config) == []
+    for model in (opened, NativeModel.from_pretrained(tmp_path / "final").eval()):
+        torch.testing.assert_close(model(pixel_values).features, expected, rtol=1e-6, atol=1e-6)
+    with pytest.raises(RecipeError, match=r"`export\.fold_layer_scale`"):
+        check_export_settings(ExportRecipe(fold_layer_scale=True), build().config)
 
 
 def test_a_failed_export_leaves_the_older_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,10 +204,10 @@ class TestNormalizers:
 
     def test_impossible_normalizers_are_refused_before_the_run(self) -> None:
         attention = build(feature_head="attention", feature_num_attention_heads=2, mlp_version="v2").config
-        check_normalizers(SHARED, attention)
+        check_export_settings(SHARED, attention)
         has_some, merging = build().config, build().config
         has_some.use_feature_normalizer, has_some.num_intermediate_normalizers = True, 2
-        check_normalizers(ExportRecipe(), has_some)
+        check_export_settings(ExportRecipe(), has_some)
         merging.downscale_levels = [1]
         for recipe, config, named in (
             (FINAL, attention, r"`export\.feature_normalizer`.*\['old'\]"),
@@ -199,7 +216,7 @@ class TestNormalizers:
             (SHARED, merging, r"`export` .*`student\.config\.downscale_levels`"),
         ):
             with pytest.raises(RecipeError, match=named):
-                check_normalizers(recipe, config)
+                check_export_settings(recipe, config)
         with pytest.raises(RecipeError, match="'old'"):
             remove_normalizers(
                 RadioModel(RadioConfig.from_dict({**attention.to_dict(), "use_feature_normalizer": True}))
