@@ -40,7 +40,8 @@ from modeling_radio.core.files import check_output, scratch_folder, write_text
 from modeling_radio.core.hub import HUB_ERRORS, explain_failure
 from modeling_radio.core.ids import ModelId
 from modeling_radio.core.machine import describe_machine, versions_of
-from modeling_radio.core.settings import Settings, Spelling, read_names
+from modeling_radio.core.ranks import device_of_process
+from modeling_radio.core.settings import DeviceOptions, Spelling, read_names
 from modeling_radio.core.tables import markdown
 from modeling_radio.core.trust import foreign_code
 from modeling_radio.model_cards.parity import FILE, Cost, Parity
@@ -133,7 +134,7 @@ def _read_windows(text: str) -> list[int]:
     return [] if text == "none" else [int(window) for window in text.split(",")]
 
 
-class CompareReleaseSettings(Settings):
+class CompareReleaseSettings(DeviceOptions):
     """Settings of the comparison.
 
     Attributes:
@@ -148,7 +149,6 @@ class CompareReleaseSettings(Settings):
         windows: Sides of ViTDet windows in tokens, besides global attention; by default 8, and none for E-RADIO and
             RADIO1D, which have no such windows.
         adaptors: Adaptors to compare; by default all of the repository.
-        device: Device of both models; "auto" takes a GPU if there is one.
         dtype: Data type of weights and pixels.
         rounds: Number of timed calls of each case; the fastest counts.
         tolerance: Largest relative difference that counts as equal; by default 1e-4 in float32, 5e-2 in bfloat16 and
@@ -164,7 +164,6 @@ class CompareReleaseSettings(Settings):
     sizes: list[str] = []
     windows: Annotated[list[Annotated[int, Field(gt=0)]] | None, Spelling(_read_windows, "N,N|none")] = None
     adaptors: Annotated[list[str] | None, Spelling(read_names, "A,B|all|none")] = None
-    device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     rounds: int = Field(3, ge=1)
     tolerance: float | None = Field(None, ge=0)
@@ -190,7 +189,7 @@ def _run(settings: CompareReleaseSettings) -> None:
     for name in (FILE, TEXT):
         check_output(settings.folder / name, overwrite=settings.overwrite)
     _check_before_fetching(settings)
-    device = _device(settings.device)
+    device = str(device_of_process(settings.device))
     images = open_images(settings.images)
     release = fetch_release(settings.source, settings.revision)
     print(describe_weights(release), flush=True)
@@ -239,12 +238,6 @@ def _check_before_fetching(settings: CompareReleaseSettings) -> None:
         read_size(size)
     if settings.converted is not None and not (settings.converted / "config.json").is_file():
         raise ValueError(f"`converted` must be a folder that radio convert wrote, got {str(settings.converted)!r}.")
-
-
-def _device(name: str) -> str:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("`device` must be cpu here, got 'cuda': torch sees no GPU.")
-    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def _ask_both(theirs: Question, ours: Path, images: dict[str, Any]) -> tuple[ModelOutputs, ModelOutputs]:

@@ -75,8 +75,12 @@ def devices() -> list[str]:
     return ["mps", "cpu"] if torch.backends.mps.is_available() else ["cpu"]
 
 
-def find_device(name: str | None) -> str:
+def find_device(name: str | None, *, error: type[ValueError] = ValueError) -> str:
     """Return the device that a user names: one of `devices`, or "cuda" for the first GPU; the default for None.
+
+    Args:
+        name: The name.
+        error: Error for one that cannot be used.
 
     Raises:
         ValueError: If this machine has no such device, or torch cannot use it.
@@ -85,7 +89,7 @@ def find_device(name: str | None) -> str:
     if name is None:
         return found[0]
     first = next((device for device in found if device.partition(":")[0] == name), name)
-    check_choice("device", first, found)
+    check_choice("device", first, found, error=error)
     return first
 
 

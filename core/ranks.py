@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from modeling_radio.core.command_line import USER_ERRORS
 from modeling_radio.core.errors import UserError
+from modeling_radio.core.machine import devices, find_device
 
 
 if TYPE_CHECKING:
@@ -136,19 +137,47 @@ def joining() -> Iterator[None]:
         notice.cancel()
 
 
-def device_of_process() -> torch.device:
+def device_of_process(name: str | None = None) -> torch.device:
     """Return the device of this process, which joins the others where a launcher started several.
 
+    Args:
+        name: As of `find_device`; of several processes as of `runs_on_cpu`.
+
     Raises:
-        ValueError: As `joining`.
+        ValueError: As `joining`, or for another device.
     """
     has_gpu = torch.cuda.is_available()
     with joining():
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             from accelerate import PartialState
 
-            return torch.device(PartialState(cpu=not has_gpu, timeout=TIMEOUT).device or "cpu")
+            is_cpu = not has_gpu if name is None else runs_on_cpu(name)
+            return torch.device(PartialState(cpu=is_cpu, timeout=TIMEOUT).device or "cpu")
+    if name is not None:
+        return torch.device(find_device(name))
     return torch.device("cuda" if has_gpu else "cpu")
+
+
+def runs_on_cpu(name: str | None) -> bool:
+    """Return Accelerate's `cpu`, which is `use_cpu` of transformers' `Trainer`, for the device that a user names.
+
+    Accelerate gives each process a GPU of its own, the first one where there is one process.
+
+    Args:
+        name: "cpu", or the first GPU; None for a GPU, if there is one.
+
+    Raises:
+        ValueError: For another GPU.
+    """
+    if name is None:
+        return not torch.accelerator.is_available()
+    device = find_device(name)
+    if device not in (devices()[0], "cpu"):
+        raise ValueError(
+            f"`device` must be cpu or cuda here, got {name!r}: Accelerate gives each process a GPU, from the first one "
+            "on. The variable CUDA_VISIBLE_DEVICES chooses the GPUs."
+        )
+    return device == "cpu"
 
 
 def set_timeout(timeout: timedelta) -> None:

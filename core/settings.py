@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple,
 
 import yaml
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, to_jsonable_python
 
@@ -412,6 +412,25 @@ class Settings(BaseModel):
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain data for YAML or JSON."""
         return self.model_dump(mode="json")
+
+
+def _existing_device(name: str | None) -> str | None:
+    """Return the name of a device, checked as of `find_device`."""
+    if name is not None:
+        from modeling_radio.core.machine import find_device  # imports torch, for which `--help` need not wait
+
+        find_device(name, error=SettingsError)
+    return name
+
+
+class DeviceOptions(Settings):
+    """Base of the options of a command that computes.
+
+    Attributes:
+        device: Device that computes, such as cpu or cuda:1; by default the first GPU, if there is one.
+    """
+
+    device: Annotated[str | None, AfterValidator(_existing_device)] = None
 
 
 def _is_finite(value: Any) -> bool:

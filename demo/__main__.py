@@ -12,10 +12,11 @@ from typing import Literal
 from pydantic import Field
 
 from modeling_radio.core.command_line import Command
+from modeling_radio.core.settings import DeviceOptions
 from modeling_radio.training.recipes.recipe import Recipe, RecipeCommand
 
 
-class DemoSettings(RecipeCommand):
+class DemoSettings(RecipeCommand, DeviceOptions):
     """Options of the demo.
 
     Attributes:
@@ -67,10 +68,10 @@ def _demo(settings: DemoSettings, command: str) -> None:
     recipe = settings.load_recipe(*shortened)
     if settings.precision == "auto":
         recipe = in_faster_precision(recipe)
-    if is_finished(recipe, settings.output, settings.seeds):
+    if is_finished(recipe, settings.output, settings.seeds, settings.device):
         print(f"This demo has ended before. Open {settings.output / PAGE}, or name another --output for a new one.")
         return
-    results = run_demo(recipe, settings.output, settings.seeds, command)
+    results = run_demo(recipe, settings.output, settings.seeds, command, settings.device)
     scores = [found for found in results.measurements if found.task != "adaptor_fidelity"]  # which the page has
     print(*(f"\n{table.to_text()}" for table in build_tables(scores)), sep="\n")
     print(f"\nOpen {settings.output / PAGE}: pictures, scores, curves, and what to do next.")

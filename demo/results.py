@@ -15,7 +15,8 @@ from transformers.utils import logging as transformers_logging
 
 from modeling_radio.core.command_line import Command
 from modeling_radio.core.files import cache_dir, write_text
-from modeling_radio.core.settings import OneOf, hash_of, require
+from modeling_radio.core.machine import find_device
+from modeling_radio.core.settings import DeviceOptions, OneOf, hash_of, require
 from modeling_radio.core.timing import Clock, describe_run
 from modeling_radio.demo.assets import package_named
 from modeling_radio.demo.evaluation_data import DemoData
@@ -61,7 +62,7 @@ further students see images of their own size.
 """
 
 
-class ResultsSettings(RecipeCommand):
+class ResultsSettings(RecipeCommand, DeviceOptions):
     """Models and sets to measure.
 
     Attributes:
@@ -130,13 +131,16 @@ def measure_sets(settings: ResultsSettings, command: str) -> tuple[Results, dict
         PackageError: If packages cannot be fetched.
     """
     recipe = settings.load_recipe()
-    student = open_radio(settings.student)
+    device = find_device(settings.device)
+    student = open_radio(settings.student, device=device)
     teachers = build_teachers(reachable_teachers(recipe), student.patch_size)
-    others = [open_radio(folder, name=_name(folder)) for folder in settings.others]
-    models: list[FeatureModel] = [RawPixels(student.patch_size, student.size_px)]
-    models += [random_vit(student.model.config, size_px=student.size_px), student, *others]
+    others = [open_radio(folder, name=_name(folder), device=device) for folder in settings.others]
+    models: list[FeatureModel] = [RawPixels(student.patch_size, student.size_px, device)]
+    models += [random_vit(student.model.config, size_px=student.size_px, device=student.device), student, *others]
     models += [
-        TeacherFeatures(teacher, patch_size=student.patch_size, size_px=student.size_px, name=f"teacher {name}")
+        TeacherFeatures(
+            teacher.to(device), patch_size=student.patch_size, size_px=student.size_px, name=f"teacher {name}"
+        )
         for name, teacher in teachers.items()
     ]
     names = [model.name for model in models]

@@ -74,7 +74,7 @@ def expected_phases(recipe: Recipe, num_seeds: int) -> list[Phase]:
     return [*FIRST_PHASES, *cached, *of_seed * num_seeds]
 
 
-def is_finished(recipe: Recipe, output: Path, seeds: Sequence[int]) -> bool:
+def is_finished(recipe: Recipe, output: Path, seeds: Sequence[int], device: str | None = None) -> bool:
     """Return whether an earlier demo with this recipe and these seeds has written everything.
 
     Raises:
@@ -89,7 +89,7 @@ def is_finished(recipe: Recipe, output: Path, seeds: Sequence[int]) -> bool:
         return False
     recipe = recipe.replace(teachers=reachable_teachers(recipe))
     return all(
-        Distiller(recipe.replace(seed=seed), student.parents[1]).is_finished
+        Distiller(recipe.replace(seed=seed), student.parents[1], device=device).is_finished
         for seed, student in zip(seeds, students, strict=True)
     )
 
@@ -99,7 +99,7 @@ def folders_of(output: Path, seeds: Sequence[int]) -> list[Path]:
     return [output if len(seeds) == 1 else output / f"seed-{seed}" for seed in seeds]
 
 
-def run_demo(recipe: Recipe, output: Path, seeds: Sequence[int], command: str) -> Results:
+def run_demo(recipe: Recipe, output: Path, seeds: Sequence[int], command: str, device: str | None = None) -> Results:
     """Distill, reopen, measure and draw; the module's docstring lists the files.
 
     Args:
@@ -107,6 +107,7 @@ def run_demo(recipe: Recipe, output: Path, seeds: Sequence[int], command: str) -
         output: Folder for everything; with several seeds each has a subfolder `seed-N`.
         seeds: One run each.
         command: Named in the results file.
+        device: Device of the training, as of `build_accelerator`; all else runs on the CPU.
 
     Returns:
         The measurements of all seeds, also written to `results.json`.
@@ -121,10 +122,12 @@ def run_demo(recipe: Recipe, output: Path, seeds: Sequence[int], command: str) -
     """
     check_choice("data.source", recipe.data.source, DEMO_SOURCES, error=RecipeError)
     with sole_run(output, "radio distill"), WholeRun(expected_phases(recipe, len(seeds))) as clock:
-        return _run_phases(recipe, output, seeds, command, clock)
+        return _run_phases(recipe, output, seeds, command, device, clock)
 
 
-def _run_phases(recipe: Recipe, output: Path, seeds: Sequence[int], command: str, clock: Clock) -> Results:
+def _run_phases(
+    recipe: Recipe, output: Path, seeds: Sequence[int], command: str, device: str | None, clock: Clock
+) -> Results:
     with clock.phase("fetch"):
         evaluation = StudentEvaluation.load(recipe.replace(teachers=reachable_teachers(recipe)))
     with clock.phase("references"):
@@ -138,7 +141,7 @@ def _run_phases(recipe: Recipe, output: Path, seeds: Sequence[int], command: str
     students = []
     folders = folders_of(output, seeds)
     for seed, folder in zip(seeds, folders, strict=True):
-        students += run_seed(evaluation, folder, seed, clock)
+        students += run_seed(evaluation, folder, seed, clock, device)
     results = Results(
         [*pixels, *students, *teachers],
         teacher_sources(evaluation.untrained_student(seeds[0]).config, evaluation.recipe),
@@ -161,10 +164,12 @@ def _run_phases(recipe: Recipe, output: Path, seeds: Sequence[int], command: str
     return results
 
 
-def run_seed(evaluation: StudentEvaluation, folder: Path, seed: int, clock: Clock) -> list[Measurement]:
+def run_seed(
+    evaluation: StudentEvaluation, folder: Path, seed: int, clock: Clock, device: str | None = None
+) -> list[Measurement]:
     """Distill one student, reopen and draw it; return its scores before and after training."""
     recipe = evaluation.recipe.replace(seed=seed)
-    distiller = Distiller(recipe, folder)
+    distiller = Distiller(recipe, folder, device=device)
     with clock.phase("distill" if distiller.resumed_from is None else "distill (resumed)"):
         checkpoint = distiller.run()
     assert checkpoint is not None  # only a run that was stopped early has none

@@ -20,7 +20,7 @@ from modeling_radio.core.command_line import Command
 from modeling_radio.core.files import check_output, write_file
 from modeling_radio.core.ids import ModelFolder
 from modeling_radio.core.machine import find_device
-from modeling_radio.core.settings import Settings, SettingsError
+from modeling_radio.core.settings import DeviceOptions, SettingsError
 from modeling_radio.core.timing import ProgressBar
 from modeling_radio.evaluation.models.radio import open_radio
 from modeling_radio.figures.features import fit_pca_basis, foreground_map, pca_colors
@@ -39,7 +39,7 @@ CRF = 18
 """H.264's constant quality; FFmpeg's guide calls 17 or 18 visually lossless."""
 
 
-class FeatureVideoSettings(Settings):
+class FeatureVideoSettings(DeviceOptions):
     """Options of the drawing.
 
     Attributes:
@@ -50,7 +50,6 @@ class FeatureVideoSettings(Settings):
         num_frames: Frames, evenly spread over the clip; by default all.
         adaptors: Adaptors whose features stand beside the backbone's; by default all of them.
         images: Encode each frame as an image, also where the checkpoint has temporal patches.
-        device: Where the model runs.
         overwrite: Replace the output if it exists.
     """
 
@@ -61,7 +60,6 @@ class FeatureVideoSettings(Settings):
     num_frames: int | None = Field(None, gt=0)
     adaptors: list[str] | None = None
     images: bool = False
-    device: str = "cpu"
     overwrite: bool = False
 
 

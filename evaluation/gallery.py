@@ -19,7 +19,8 @@ from modeling_radio.core.checkpoints import with_windowed_blocks
 from modeling_radio.core.command_line import Command
 from modeling_radio.core.ids import ModelFolder
 from modeling_radio.core.imports import find_function
-from modeling_radio.core.settings import OneOf
+from modeling_radio.core.machine import find_device
+from modeling_radio.core.settings import DeviceOptions, OneOf
 from modeling_radio.evaluation.features import shifted_maps, window_of
 from modeling_radio.evaluation.models.radio import RadioFeatures, RadioTextFeatures, open_radio
 from modeling_radio.evaluation.run import build_references
@@ -71,7 +72,7 @@ NUM_BLOCKS = 4
 """Blocks shown, evenly spread to the last; our choice, the four that DPT's decoder reads."""
 
 
-class GallerySettings(RecipeCommand):
+class GallerySettings(RecipeCommand, DeviceOptions):
     """Images and models of the gallery.
 
     Attributes:
@@ -114,8 +115,9 @@ def _write(settings: GallerySettings) -> None:
     page = settings.output / PAGE
     check_page(page)
     recipe = settings.load_recipe()
-    model = open_radio(settings.checkpoint, name="backbone", size_px=settings.size)
-    tasks = [open_task_model(folder) for folder in settings.tasks]
+    device = find_device(settings.device)
+    model = open_radio(settings.checkpoint, name="backbone", size_px=settings.size, device=device)
+    tasks = [open_task_model(folder, device) for folder in settings.tasks]
     teachers: dict[str, FeatureModel] = {}
     untrained: dict[str, FeatureModel] = {}
     if not settings.alone:
@@ -383,13 +385,13 @@ def sizes_of(model: RadioFeatures) -> list[int]:
     return sorted(size for size in wanted | {model.size_px} if size <= largest or size == model.size_px)
 
 
-def open_task_model(folder: Path) -> Opened:
-    """Open the folder of a tuned model.
+def open_task_model(folder: Path, device: str = "cpu") -> Opened:
+    """Open the folder of a tuned model on a device.
 
     Raises:
         ValueError: If it is no tuned model.
     """
-    opened = open_model(str(folder), "cpu")
+    opened = open_model(str(folder), device)
     if not opened.has_head:
         raise ValueError(
             f"`tasks` must be folders of tuned models, got {str(folder)!r} of {type(opened.model).__name__!r}. Leave "

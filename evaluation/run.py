@@ -43,7 +43,7 @@ def open_student(settings: EvaluationSettings, recipe: Recipe | None = None) -> 
     """
     dtype = AUTOCAST_TYPES[settings.precision]
     teachers = [] if recipe is None else [entry.name for entry in recipe.teachers]
-    device = device_of_process()
+    device = device_of_process(settings.device)
     return open_radio(settings.checkpoint, size_px=settings.size, device=device, dtype=dtype, teachers=teachers)
 
 

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from modeling_radio.core.files import RUN_FILE
 from modeling_radio.core.ids import ModelFolder
 from modeling_radio.core.imports import is_object_path
-from modeling_radio.core.settings import OneOf, Settings, Spelling, read_names, require
+from modeling_radio.core.settings import DeviceOptions, OneOf, Settings, Spelling, read_names, require
 from modeling_radio.training.recipes.recipe import RECIPE_FILE, Recipe, RecipeOptions
 
 
@@ -295,7 +295,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Settings by protocol; settings that the user gives replace them."""
 
 
-class EvaluationSettings(RecipeOptions, DataOptions, TaskSettings):
+class EvaluationSettings(RecipeOptions, DataOptions, TaskSettings, DeviceOptions):
     """Settings of an evaluation.
 
     Attributes:

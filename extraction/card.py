@@ -62,7 +62,7 @@ def finish(extraction: Extraction, written: Written) -> bool:
     if settings.index is not None:
         build_indexes(store, shards, summaries, settings.index)
     if is_completed:
-        store.write(MADE, (json.dumps(_made_now(written), indent=2) + "\n").encode())
+        store.write(MADE, (json.dumps(_made_now(extraction, written), indent=2) + "\n").encode())
         renew_sums(store, {MADE: hash_in(store, MADE)})
     is_new = chosen is not None or settings.model_id is not None or settings.index is not None or is_completed
     if is_new or not store.exists(CARD):
@@ -178,14 +178,16 @@ def _made(extraction: Extraction, written: Written, store: Store) -> list[tuple[
     return [(what, str(value)) for what, value in made.items() if value]
 
 
-def _made_now(written: Written) -> dict[str, str]:
+def _made_now(extraction: Extraction, written: Written) -> dict[str, str]:
     """Return machine, versions and date of this run, and its speed if it encoded all rows."""
     run = describe_run("", Clock())
     versions = {name: value for name, value in run["versions"].items() if name in ("python", "torch", "transformers")}
     is_all = written.num_new == written.num_rows
+    device = extraction.embedder.model.device
+    is_gpu = device.type == "cuda"
     return {
-        "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else run["machine"],
-        **({} if torch.cuda.is_available() else {"instruction set": str(arithmetic()["instruction set"])}),
+        "machine": torch.cuda.get_device_name(device) if is_gpu else run["machine"],
+        **({} if is_gpu else {"instruction set": str(arithmetic()["instruction set"])}),
         **({"speed": f"{written.num_new / written.seconds:.1f} images/s"} if is_all else {}),
         "versions": ", ".join(f"{name} {value}" for name, value in versions.items()),
         "date": run["date"],

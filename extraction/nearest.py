@@ -303,7 +303,7 @@ def _captioned(image: Tensor, alt: str, caption: str) -> CaptionedImage:
 def _open_model(settings: SearchSettings, data: FeatureFolder) -> RadioFeatures:
     stored = RowSettings(**data.facts["settings"])
     dtype = AUTOCAST_TYPES[stored.precision]
-    model = open_radio(settings.checkpoint, size_px=stored.size, device=device_of_process(), dtype=dtype)
+    model = open_radio(settings.checkpoint, size_px=stored.size, device=device_of_process(settings.device), dtype=dtype)
     if hash_of({"model": model.fingerprint()})[:16] != data.facts["model"]["weights and processor"]:
         raise ValueError(
             f"`checkpoint` must be the one that the features are of, got {str(settings.checkpoint)!r} with other "

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from modeling_radio.core.ranks import of_all_ranks, on_first_rank, rank_and_count
+from modeling_radio.core.ranks import device_of_process, of_all_ranks, on_first_rank, rank_and_count
 from modeling_radio.core.seeds import make_generator
 from modeling_radio.core.settings import hash_of
 from modeling_radio.extraction.claims import WAIT_S, WORKERS, Claims
@@ -141,6 +141,7 @@ def open_extraction(settings: ExtractionSettings) -> Extraction:
         adaptors=settings.adaptors,
         size=settings.size,
         precision=settings.precision,
+        device=None if settings.device is None else device_of_process(settings.device),
     )
     _ = embedder.model  # a model that does not open is reported first
     streamed = {TRAIN: StreamedSplit(settings)} if settings.streaming else None

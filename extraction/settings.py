@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from modeling_radio.core.ids import ModelFolder
-from modeling_radio.core.settings import Problem, Settings, SettingsError
+from modeling_radio.core.settings import DeviceOptions, Problem, Settings, SettingsError
 from modeling_radio.model_cards.licenses import OTHER, License
 
 
@@ -95,7 +95,7 @@ class StorageSettings(Settings):
         return self.shard_images or (NUM_DENSE_IMAGES if self.dense else NUM_IMAGES)
 
 
-class ExtractionSettings(SourceSettings, StorageSettings):
+class ExtractionSettings(SourceSettings, StorageSettings, DeviceOptions):
     """Settings of an extraction.
 
     Attributes:
@@ -160,7 +160,7 @@ class ExtractionSettings(SourceSettings, StorageSettings):
         return values | {"streaming": True}
 
 
-class SearchSettings(Settings):
+class SearchSettings(DeviceOptions):
     """Settings of a search.
 
     Attributes:

@@ -13,14 +13,14 @@ from pydantic import Field
 
 from modeling_radio.core.command_line import Command
 from modeling_radio.core.ids import ModelId
-from modeling_radio.core.settings import Settings
+from modeling_radio.core.settings import DeviceOptions
 
 
 if TYPE_CHECKING:
     from modeling_radio.prediction.run import Predicted
 
 
-class PredictSettings(Settings):
+class PredictSettings(DeviceOptions):
     """Settings of predictions.
 
     Attributes:
@@ -38,7 +38,6 @@ class PredictSettings(Settings):
         max_images: Number of images of each split, chosen at random; by default all.
         batch_size: Images for each pass.
         num_shown: Images on the page; 0 for no page.
-        device: Device of the model, such as cpu or cuda:1; by default the first GPU, if there is one.
         dtype: Type in which the model computes.
     """
 
@@ -55,7 +54,6 @@ class PredictSettings(Settings):
     max_images: int | None = Field(None, gt=0)
     batch_size: int = Field(16, gt=0)
     num_shown: int = Field(48, ge=0)
-    device: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
 

@@ -26,7 +26,7 @@ from pydantic import Field
 from modeling_radio.core.command_line import Command
 from modeling_radio.core.ids import ModelId
 from modeling_radio.core.interruption import limit_unwinding, raised_signals
-from modeling_radio.core.settings import Settings
+from modeling_radio.core.settings import DeviceOptions
 from modeling_radio.serving.requests import Limits, metrics_text
 
 
@@ -34,7 +34,7 @@ END_SECONDS = 3
 """Limit for open requests after a signal. Our choice: a third of the time in which every command ends."""
 
 
-class ServeSettings(Settings):
+class ServeSettings(DeviceOptions):
     """Model, address and limits of the server.
 
     Attributes:
@@ -50,7 +50,6 @@ class ServeSettings(Settings):
         max_bytes: Largest body.
         max_pixels: Largest image.
         num_decoders: Images decoded at once, each of which takes up to 28 bytes for each pixel.
-        device: Device of the model, such as cpu or cuda:1; by default the first GPU, if there is one.
         host: Address to listen at; 0.0.0.0 lets other machines in.
         port: Port to listen at; 0 takes a free one.
     """
@@ -66,7 +65,6 @@ class ServeSettings(Settings):
     max_bytes: int = Field(20 * 2**20, gt=0)
     max_pixels: int = Field(50_000_000, gt=0)
     num_decoders: int = Field(2, gt=0)
-    device: str | None = None
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, lt=65536)
 

@@ -15,14 +15,14 @@ from pydantic import Field, model_validator
 
 from modeling_radio.core.command_line import Command
 from modeling_radio.core.files import write_text
-from modeling_radio.core.settings import Settings, require
+from modeling_radio.core.settings import DeviceOptions, require
 
 
 if TYPE_CHECKING:
     from modeling_radio.studies.study import OpenedStudy
 
 
-class StudiesSettings(Settings):
+class StudiesSettings(DeviceOptions):
     """Studies to run.
 
     Attributes:
@@ -83,7 +83,7 @@ def run_studies(settings: StudiesSettings) -> None:
         torch.set_num_threads(1)
         for opened in studies:
             seeded = opened if settings.seeds is None else opened.with_seeds(settings.seeds)
-            run_study(seeded, settings.output / opened.name, settings.jobs)
+            run_study(seeded, settings.output / opened.name, settings.jobs, settings.device)
     sections = [f"## {opened.name}\n\n{_summarize(opened)}\n" for opened in studies]
     if settings.report is not None:
         write_text(settings.report, "\n".join(sections))

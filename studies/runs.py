@@ -36,7 +36,7 @@ POLL_SECONDS = 1.0
 """Longest delay of Ctrl-C while runs stand side by side; our choice."""
 
 
-def _make_run(opened: OpenedStudy, held_out: HeldOut, output: Path, arm: str, seed: int) -> None:
+def _make_run(opened: OpenedStudy, held_out: HeldOut, output: Path, device: str | None, arm: str, seed: int) -> None:
     """Distill a student, or resume it, measure it and add its raw result, also if it diverges.
 
     Raises:
@@ -46,7 +46,7 @@ def _make_run(opened: OpenedStudy, held_out: HeldOut, output: Path, arm: str, se
     clock, failure = Clock(report=lambda line: None), ""
     try:
         with clock.phase("distil"):
-            checkpoint = run_recipe(recipe, folder)
+            checkpoint = run_recipe(recipe, folder, device=device)
         assert checkpoint is not None  # only a run that was stopped early has none
         with clock.phase("measure"):
             sums, numbers = held_out.measure(RadioModel.from_pretrained(checkpoint), recipe)
@@ -58,13 +58,14 @@ def _make_run(opened: OpenedStudy, held_out: HeldOut, output: Path, arm: str, se
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # the student itself stays
 
 
-def run_study(opened: OpenedStudy, output: Path, num_jobs: int) -> None:
+def run_study(opened: OpenedStudy, output: Path, num_jobs: int, device: str | None = None) -> None:
     """Make the runs that have no raw result yet, all arms of the first seed, then of the next.
 
     Args:
         opened: The study.
         output: Folder of the runs, each `ARM/seed-N`; runs that were stopped there go on.
         num_jobs: Runs side by side, each in a process of its own with one thread.
+        device: As of `build_accelerator`; measured on the CPU.
 
     Raises:
         RecipeError: If existing raw results are of other recipes or images.
@@ -86,10 +87,10 @@ def run_study(opened: OpenedStudy, output: Path, num_jobs: int) -> None:
     with tqdm(total=len(missing), desc=opened.name, unit="run") as bar:
         if num_jobs == 1:
             for arm, seed in missing:
-                _make_run(opened, held_out, output, arm, seed)
+                _make_run(opened, held_out, output, device, arm, seed)
                 bar.update()
         else:
-            for _ in _run_side_by_side(opened, output, missing, num_jobs):
+            for _ in _run_side_by_side(opened, output, missing, num_jobs, device):
                 bar.update()
 
 
@@ -145,7 +146,7 @@ _make_run_here: Callable[[str, int], None] | None = None
 """Makes a run in a process that `_prepare` set up."""
 
 
-def _prepare(source: str, study_seeds: list[int], output: Path, start_method: str) -> None:
+def _prepare(source: str, study_seeds: list[int], output: Path, start_method: str, device: str | None) -> None:
     """Set a process up: with one thread, and deaf to Ctrl-C in the terminal, which the first process passes on."""
     global _make_run_here
     if sys.platform != "win32":
@@ -155,7 +156,7 @@ def _prepare(source: str, study_seeds: list[int], output: Path, start_method: st
     torch.set_num_threads(1)
     transformers_logging.disable_progress_bar()
     opened = open_study(source).with_seeds(study_seeds)
-    _make_run_here = partial(_make_run, opened, HeldOut.load(opened), output)
+    _make_run_here = partial(_make_run, opened, HeldOut.load(opened), output, device)
 
 
 def _run(arm: str, seed: int) -> None:
@@ -164,7 +165,7 @@ def _run(arm: str, seed: int) -> None:
 
 
 def _run_side_by_side(
-    opened: OpenedStudy, output: Path, missing: list[tuple[str, int]], num_jobs: int
+    opened: OpenedStudy, output: Path, missing: list[tuple[str, int]], num_jobs: int, device: str | None
 ) -> Iterator[None]:
     """Yield after each run."""
     context = multiprocessing.get_context("spawn")
@@ -173,7 +174,7 @@ def _run_side_by_side(
         min(num_jobs, len(missing)),
         context,
         prepare_stoppable,
-        (stop, _prepare, opened.source, opened.study.seeds, output, multiprocessing.get_start_method()),
+        (stop, _prepare, opened.source, opened.study.seeds, output, multiprocessing.get_start_method(), device),
     )
     left = iter(missing)
     with StopRequest() as request, pool:

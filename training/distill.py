@@ -10,10 +10,11 @@ from typing import Any
 from pydantic import Field
 
 from modeling_radio.core.command_line import Command
+from modeling_radio.core.settings import DeviceOptions
 from modeling_radio.training.recipes.recipe import Recipe, RecipeCommand, list_recipes
 
 
-class DistillSettings(RecipeCommand):
+class DistillSettings(RecipeCommand, DeviceOptions):
     """Settings of the command.
 
     Attributes:
@@ -75,6 +76,7 @@ def run(settings: DistillSettings, recipe: Recipe) -> Path | None:
         stop_at=settings.stop_at,
         deadline=deadline,
         allowed_changes=settings.allow_changes,
+        device=settings.device,
     )
 
 

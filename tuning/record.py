@@ -22,7 +22,7 @@ from modeling_radio.tuning.settings import FinetuneSettings
 from modeling_radio.tuning.tasks.base import FinetuningTask
 
 
-NOT_SHOWN = ("checkpoint", "task", "data", "output", "num_workers")
+NOT_SHOWN = ("checkpoint", "task", "data", "output", "num_workers", "device")
 """Settings that the command or nothing about the result depends on."""
 MOST_COUNTED = 20
 """Our choice: the images of more classes than these are not counted class by class."""

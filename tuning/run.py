@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 from modeling_radio.checks_radio import read_json
 from modeling_radio.core.files import check_run_folder, remove_partial, sole_run, write_text
 from modeling_radio.core.ids import FINAL, MERGED
-from modeling_radio.core.ranks import dead_ranks_named, fsdp_plugin, joining, on_first_rank
+from modeling_radio.core.ranks import dead_ranks_named, fsdp_plugin, joining, on_first_rank, runs_on_cpu
 from modeling_radio.core.timing import Clock
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.tuning.adapters import merge_adapter, save_adapter
@@ -48,6 +48,8 @@ from modeling_radio.tuning.trainer import (
 
 FIGURES, SETTINGS, RESULTS = "pictures", "settings.json", "results.json"
 NAME = "radio finetune"
+NOT_DECISIVE = ("output", "merge", "device")
+"""Settings that may differ between the sessions of a run."""
 KEPT_CHECKPOINTS = 2  # the best and the last
 LOGGING_STEPS = 10  # our choice
 
@@ -198,7 +200,7 @@ class FinetuningRun:
         except ValueError as error:
             raise ValueError(f"{error} Restore it from a copy, or give another --output.") from error
         now = self.settings.to_dict()
-        changed = [name for name in now if name not in ("output", "merge") and before.get(name) != now[name]]
+        changed = [name for name in now if name not in NOT_DECISIVE and before.get(name) != now[name]]
         if changed:
             raise ValueError(
                 f"`output` {str(output)!r} holds a run with another {', '.join(changed)}: choose another "
@@ -270,7 +272,7 @@ def training_arguments(settings: FinetuneSettings) -> TrainingArguments:
         remove_unused_columns=False,
         dataloader_num_workers=settings.num_workers,
         seed=settings.seed,
-        use_cpu=not torch.accelerator.is_available(),
+        use_cpu=runs_on_cpu(settings.device),
         **renamed,
     )
 

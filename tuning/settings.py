@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from modeling_radio.core.files import write_text
 from modeling_radio.core.ids import ModelId
-from modeling_radio.core.settings import OneOf, Settings, SettingsError, Spelling, read_yaml, require
+from modeling_radio.core.settings import DeviceOptions, OneOf, Settings, SettingsError, Spelling, read_yaml, require
 from modeling_radio.tasks_radio import TASKS
 
 
@@ -148,7 +148,7 @@ def _default_output(earlier: dict[str, Any]) -> Path:
     return Path("runs", f"finetune-{str(earlier.get('task')).rpartition(':')[2]}")
 
 
-class FinetuneSettings(ScheduleSettings, DataSettings, MethodSettings):
+class FinetuneSettings(ScheduleSettings, DataSettings, MethodSettings, DeviceOptions):
     """Settings of a run; every field is an option of `radio finetune`.
 
     Attributes:

@@ -12,19 +12,18 @@ from modeling_radio.core.command_line import Command
 from modeling_radio.core.files import PHOTOGRAPH, check_output
 from modeling_radio.core.ids import ModelId
 from modeling_radio.core.interruption import raised_signals
-from modeling_radio.core.settings import Settings, SettingsError
+from modeling_radio.core.settings import DeviceOptions, SettingsError
 
 
 EXAMPLES = [PHOTOGRAPH]
 
 
-class AppSettings(Settings):
+class AppSettings(DeviceOptions):
     """Checkpoint, device and address of the page.
 
     Attributes:
         checkpoint: Folder or Hub id of a backbone, a tuned model, an adapter or a model with a text tower.
         base: Folder or Hub id of an adapter's base; by default the one that the adapter names, if it is a Hub id.
-        device: Device of the model, such as cpu or cuda:1; by default the first GPU, if there is one.
         dtype: Type in which the model computes.
         num_global: Number of blocks that stay global with windows; by default the checkpoint's.
         examples: Photographs to choose from.
@@ -37,7 +36,6 @@ class AppSettings(Settings):
 
     checkpoint: Annotated[ModelId, Field(min_length=1)]
     base: str | None = None
-    device: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     num_global: int | None = Field(None, gt=0)
     examples: list[Path] = EXAMPLES

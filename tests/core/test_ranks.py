@@ -11,7 +11,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 from two_forks import run_two_forks
 
-from modeling_radio.core import ranks
+from modeling_radio.core import machine, ranks
 from modeling_radio.core.errors import UserError
 from modeling_radio.core.ranks import (
     STEP_TIMEOUT,
@@ -28,10 +28,20 @@ from modeling_radio.core.ranks import (
     rank_and_count,
     record_exchanges,
     rows_of_all_ranks,
+    runs_on_cpu,
     set_timeout,
     sum_over_ranks,
     wait_for_ranks,
 )
+
+
+def test_accelerate_gets_the_first_gpu_or_the_cpu(monkeypatch):
+    for module in (machine, ranks):
+        monkeypatch.setattr(module, "devices", lambda: ["cuda:0", "cuda:1", "cpu"])
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert [runs_on_cpu(name) for name in (None, "cuda", "cuda:0", "cpu")] == [False, False, False, True]
+    with pytest.raises(ValueError, match="`device`"):
+        runs_on_cpu("cuda:1")
 
 
 def test_a_single_process_keeps_its_own():

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from modeling_radio.core import machine
 from modeling_radio.core.command_line import CHANGES, Command
 from modeling_radio.core.settings import SettingsError, field_texts, kinds_of, list_settings, load, section_of
 from modeling_radio.training.recipes.recipe import Recipe
@@ -92,3 +93,34 @@ def test_an_empty_path_is_refused(module, name):
     """A variable of the shell that isn't set must not stand for the working directory, nor for the default."""
     with pytest.raises(SettingsError, match=rf"`{name}` must be a path( or a text)?(, or null)?, got ''\."):
         load(command_of(module).settings, [], [f"{name}="])
+
+
+WITHOUT_DEVICE = (
+    # They compute nothing, or rewrite and trace weights, for which the main memory is the place.
+    "modeling_radio.training.plan",
+    "modeling_radio.demo.add_words",
+    "modeling_radio.tuning.merge",
+    "modeling_radio.publishing.publish",
+    "modeling_radio.conversion.convert",
+    "modeling_radio.conversion.to_nvidia",
+    "modeling_radio.conversion.to_timm",
+    "modeling_radio.conversion.from_timm",
+    "modeling_radio.conversion.export",
+    "modeling_radio.conversion.to_aoti",
+    "modeling_radio.conversion.graphs.sam3_to_onnx",
+    "modeling_radio.conversion.to_web",
+    "modeling_radio.model_cards.card",
+    "modeling_radio.core.doctor",
+    "modeling_radio.core.completion",
+)
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name not in (*WITHOUT_DEVICE, "benchmarks.all")])
+def test_a_device_that_the_machine_lacks_is_refused(module, monkeypatch):
+    monkeypatch.setattr(machine, "devices", lambda: ["cpu"])
+    settings = command_of(module).settings
+    given = [f"{name}=x" for name, field in settings.model_fields.items() if field.is_required() and name != "task"]
+    given += ["task=image-classification"] * ("task" in settings.model_fields)
+    assert load(settings, [], [*given, "device=cpu"]).device == "cpu"
+    with pytest.raises(SettingsError, match=r"^`device` must be one of \['cpu'\], got 'cuda'\.$"):
+        load(settings, [], [*given, "device=cuda"])

@@ -23,6 +23,7 @@ def run_recipe(
     stop_at: int | None = None,
     deadline: float | None = None,
     allowed_changes: Sequence[str] = (),
+    device: str | None = None,
 ) -> Path | None:
     """Run a recipe, stage by stage if it has stages, from wherever an earlier session stopped.
 
@@ -33,6 +34,7 @@ def run_recipe(
         stop_at: End the session with a checkpoint after this many steps, counted over all stages.
         deadline: Second of `time.monotonic` after which the session ends with a checkpoint; None for no limit.
         allowed_changes: Settings, or sections, in which the recipe may differ from that of the checkpoints.
+        device: As of `build_accelerator`.
 
     Returns:
         The exported folder `final`, that of the last stage, or None if the run stopped before its end.
@@ -52,9 +54,9 @@ def run_recipe(
         check_student_views(stage)  # before the folder is made
     check_allowed_changes(allowed_changes, stages or [recipe])
     # The ranks must find each other before one of them locks the folder for all.
-    if build_accelerator(recipe, output).is_main_process:
+    if build_accelerator(recipe, output, device).is_main_process:
         warn_of_launcher_timeout()
-    distiller = functools.partial(Distiller, deadline=deadline, allowed_changes=allowed_changes)
+    distiller = functools.partial(Distiller, deadline=deadline, allowed_changes=allowed_changes, device=device)
     with dead_ranks_named(), sole_run(output, "radio distill"):
         if stages:
             return _run_all(recipe, stages, output, stop_at, distiller)

@@ -75,6 +75,7 @@ class Distiller:
         init_from: Folder to start from instead of `student.init_from`: the export of the stage before.
         deadline: `time.monotonic()` in seconds after which the session ends with a checkpoint; None for no limit.
         allowed_changes: Settings, or sections, in which the recipe may differ from the newest checkpoint's.
+        device: As of `build_accelerator`.
 
     Raises:
         RecipeError: If the recipe names something unknown, or does not fit the output folder's checkpoints.
@@ -88,6 +89,7 @@ class Distiller:
         init_from: Path | None = None,
         deadline: float | None = None,
         allowed_changes: Sequence[str] = (),
+        device: str | None = None,
     ) -> None:
         check_trackers(recipe.logging.trackers)
         check_student_views(recipe)
@@ -95,7 +97,7 @@ class Distiller:
         self.output = Path("runs") / recipe.name if output is None else output
         self.init_from = recipe.student.init_from if init_from is None else str(init_from)
         self.stop_request = StopRequest(deadline)
-        self.accelerator = build_accelerator(recipe, self.output)
+        self.accelerator = build_accelerator(recipe, self.output, device)
         self.device = self.accelerator.device
         self.resumed_from = on_first_rank(lambda: newest_checkpoint(self.output / "checkpoints"))
         self.changes: list[str] = []

@@ -28,6 +28,7 @@ from modeling_radio.core.ranks import (
     joining,
     mean_over_ranks,
     record_exchanges,
+    runs_on_cpu,
 )
 from modeling_radio.training.recipes.recipe import Recipe
 
@@ -125,17 +126,22 @@ def part_number(tensor: Tensor) -> tuple[int, int] | None:
     return None if is_copy and count > 1 else (number, count)
 
 
-def build_accelerator(recipe: Recipe, output: Path) -> Accelerator:
+def build_accelerator(recipe: Recipe, output: Path, device: str | None = None) -> Accelerator:
     """Return the accelerator that the launcher's environment and the recipe describe.
 
+    Args:
+        recipe: The recipe.
+        output: Folder of the run.
+        device: As of `runs_on_cpu`.
+
     Raises:
-        ValueError: If the environment asks for FSDP of version 1, or lacks a variable of a launcher.
+        ValueError: If the environment asks for FSDP of version 1, or lacks a variable of a launcher; as
+            `runs_on_cpu`.
     """
     record_exchanges(output)
-    is_cpu = not torch.accelerator.is_available()
     with joining():
         return Accelerator(
-            cpu=is_cpu,  # or processes that torchrun starts there would not know each other
+            cpu=runs_on_cpu(device),  # or processes that torchrun starts there would not know each other
             mixed_precision=recipe.mixed_precision,
             log_with=cast(Any, recipe.logging.trackers or None),
             project_dir=output,

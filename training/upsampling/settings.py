@@ -6,13 +6,14 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
+from modeling_radio.core.settings import DeviceOptions
 from modeling_radio.training.recipes.recipe import RecipeCommand
 
 
 MIN_SHARE = 0.5  # our choice: a view shows at least half of each side, so at twice the size nothing is enlarged
 
 
-class UpsamplerSettings(RecipeCommand):
+class UpsamplerSettings(RecipeCommand, DeviceOptions):
     """Teacher, training and output of an upsampler.
 
     Attributes:
@@ -36,7 +37,6 @@ class UpsamplerSettings(RecipeCommand):
         save_every: Steps between two saved states.
         measured_images: Held-out images that the result is measured on; 0 measures nothing.
         pictured_images: Number of them in the figure.
-        device: Device of the training, for example "cuda"; by default a GPU if there is one.
     """
 
     teacher: str
@@ -57,7 +57,6 @@ class UpsamplerSettings(RecipeCommand):
     save_every: int = Field(100, gt=0)
     measured_images: int = Field(32, ge=0)
     pictured_images: int = Field(4, gt=0)
-    device: str | None = None
 
     @model_validator(mode="after")
     def _check_views(self) -> UpsamplerSettings:

@@ -17,7 +17,7 @@ from modeling_radio.checks_radio import check_choice
 from modeling_radio.core.checked_tensors import CheckedTensors, load_optimizer_tensors, optimizer_tensors, save_tensors
 from modeling_radio.core.files import check_output, remove_partial, sole_run, write_file, write_text
 from modeling_radio.core.interruption import StopRequest, TrainingDivergedError
-from modeling_radio.core.machine import find_device
+from modeling_radio.core.ranks import device_of_process
 from modeling_radio.core.seeds import make_generator
 from modeling_radio.core.settings import differences
 from modeling_radio.core.tables import markdown
@@ -555,7 +555,7 @@ def _train(settings: UpsamplerSettings, recipe: Recipe, folder: Path) -> str:
     entries = {entry.name: entry for entry in recipe.teachers}
     check_choice("teacher", settings.teacher, entries, error=RecipeError)
     entry = entries[settings.teacher].replace(run_mode="fixed", upsample="bilinear", upsampler=None)
-    device = torch.device(find_device(settings.device or ("cuda" if torch.cuda.is_available() else "cpu")))
+    device = device_of_process(settings.device)
     teacher = place_teacher(teacher_of_recipe(entry), entry, device)
     size = teacher.run.input_size_px
     assert size is not None

@@ -11,7 +11,7 @@ from types import FrameType
 _place = Path()
 
 
-def prepare(source: str, seeds: list[int], output: Path, start_method: str) -> None:
+def prepare(source: str, seeds: list[int], output: Path, start_method: str, device: str | None) -> None:
     """Set a process up."""
     global _place
     _place = output
