@@ -23,7 +23,7 @@ def distilled(held_out, monkeypatch):
     """The folders of the runs that are made; each gives a random student of its seed."""
     done = []
 
-    def run(recipe, folder):
+    def run(recipe, folder, device):
         done.append(folder)
         build_student(recipe, held_out.evaluation.teachers).save_pretrained(folder / "final")
         (folder / "checkpoints").mkdir()
@@ -82,10 +82,10 @@ def test_folders_that_do_not_exist_are_refused_before_the_first_run(opened, dist
 def test_a_run_that_diverges_does_not_end_the_study(opened, distilled, load, monkeypatch):
     whole = runs.run_recipe
 
-    def diverge(recipe, folder):
+    def diverge(recipe, folder, device):
         if recipe.balancing.method == "teacher_dropping" and recipe.seed == 0:
             raise TrainingDivergedError("Step 7: not finite.")
-        return whole(recipe, folder)
+        return whole(recipe, folder, device)
 
     monkeypatch.setattr(runs, "run_recipe", diverge)
     runs.run_study(opened, Path("out"), 1)
