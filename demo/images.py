@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +19,8 @@ from modeling_radio.checks_radio import check_choice
 from modeling_radio.core.files import write_folder
 from modeling_radio.demo.assets import (
     EMOJI_CLASSES,
+    MOST_DRAWINGS,
+    PERMISSIVE_SOURCE,
     CutOut,
     DemoAssets,
     Photograph,
@@ -27,6 +28,7 @@ from modeling_radio.demo.assets import (
     expand_ranges,
     fetch,
     load_demo_assets,
+    read_clip_art,
 )
 from modeling_radio.metrics.results import Source
 from modeling_radio.training.data.decoding import to_tensor
@@ -290,8 +292,6 @@ class PhotographCrops(Images):
 
 DIGIT_SIZE = 64  # our choice: handwriting of 8 px is enlarged before it is kept, smoothly
 NUM_HELD_OUT_DIGITS = 400  # our choice, of UCI's 1,797
-MOST_DRAWINGS = 60  # our choice of clip art for each subject, so that all count alike
-MOST_PIXELS = 1 << 22  # our choice: four megapixels
 
 
 @dataclass(frozen=True)
@@ -368,13 +368,11 @@ def write_emoji(folder: Path) -> None:
 
 def write_clip_art(folder: Path) -> None:
     """Write the first drawings of each subject of Openclipart into `SUBJECT/`, on white, at most 256 px."""
-    root = fetch("openclipart-png")
-    (png,) = [path for path in root.rglob("png") if path.is_dir()]
-    for subject in sorted(path for path in png.iterdir() if path.is_dir()):
-        for path in [each for each in sorted(subject.rglob("*.png")) if _is_small(each)][:MOST_DRAWINGS]:
+    for subject, split, paths in read_clip_art(fetch("openclipart-png")):
+        for path in paths if split == "held_out" else ():
             image = _on_white(path)
             image.thumbnail((256, 256))
-            _save(image, folder / subject.name / path.name)
+            _save(image, folder / subject / path.name)
 
 
 LABELED_PACKAGES = {
@@ -445,18 +443,7 @@ class DemoSource(MadeImages):
         return [package.written(folder / name) for name, package in LABELED_PACKAGES.items()]
 
 
-DEMO, DEMO_PYPI = DemoSource("demo"), DemoSource("demo-pypi")
-
-
-def _is_small(path: Path) -> bool:
-    """Return whether a drawing has no more pixels than a photograph; some have hundreds of millions."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        try:
-            with Image.open(path) as image:
-                return image.width * image.height <= MOST_PIXELS
-        except Image.DecompressionBombError:
-            return False
+DEMO, DEMO_PYPI, DEMO_PERMISSIVE = DemoSource("demo"), DemoSource("demo-pypi"), DemoSource(PERMISSIVE_SOURCE)
 
 
 def _on_white(path: Path) -> Image.Image:

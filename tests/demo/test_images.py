@@ -2,6 +2,7 @@
 
 import dataclasses
 import gzip
+import json
 
 import numpy as np
 import pytest
@@ -186,14 +187,42 @@ def test_emoji_of_two_styles(fetched, tmp_path):
 
 
 def test_clip_art_without_its_largest(fetched, tmp_path, monkeypatch):
-    monkeypatch.setattr("modeling_radio.demo.images.MOST_DRAWINGS", 2)
-    monkeypatch.setattr("modeling_radio.demo.images.MOST_PIXELS", 400 * 300)
+    monkeypatch.setattr("modeling_radio.demo.assets.MOST_DRAWINGS", 2)
+    monkeypatch.setattr("modeling_radio.demo.assets.MOST_PIXELS", 400 * 300)
     root = fetched / "openclipart-png/usr/share/openclipart/png"
     for name, size in (("a", (900, 900)), ("b", (400, 300)), ("c", (40, 30)), ("d", (40, 30))):
         save(root / "animals" / f"{name}.png", size=size)
     save(root / "food/fruit/apple.png")
     assert written("clip-art", tmp_path / "set") == {"animals/b.png", "animals/c.png", "food/apple.png"}
     assert Image.open(tmp_path / "set/animals/b.png").size == (256, 192)
+
+
+def test_the_permissive_source_trains_on_no_test_image_and_on_no_other_license(fetched, tmp_path, monkeypatch):
+    monkeypatch.setattr("modeling_radio.demo.assets.MOST_DRAWINGS", 2)
+    for number in range(4):
+        save(fetched / f"openclipart-png/usr/share/openclipart/png/food/{number}.png")
+    google, fluent = fetched / "emoji-datasource-google/package", fetched / "@lobehub/fluent-emoji-3d/package"
+    codes = ["1f400", *(f"1f9{number}" for number in range(10, 40))]  # the first is of the labeled set
+    for code in codes:
+        save(google / f"img/google/64/{code}.png")
+    save(fluent / "assets/1f400.webp")
+    entries = [{"category": "Objects", "unified": code.upper()} for code in codes]
+    (google / "emoji.json").write_text(json.dumps(entries))
+    save(fetched / "budgie-backgrounds/usr/share/backgrounds/free.jpg")
+    for number, package in enumerate(["mate-backgrounds", "lomiri-wallpapers-16.04"]):
+        save(fetched / package / f"usr/share/backgrounds/other_{number}.jpg")
+    save(fetched / "scikit-learn/sklearn/datasets/images/other.jpg")
+    found = demo_assets.load_demo_assets("demo-permissive")
+    tested = written("clip-art", tmp_path / "set")
+    assert tested == {f"food/{each.path.name}" for each in found.objects if each.split == "held_out"}
+    assert {each.path.name for each in found.objects if each.split == "train"} == {"2.png", "3.png"}
+    trained = {each.path.name for each in found.emoji if each.split == "train"}
+    assert "1f400.png" not in trained
+    assert len(trained) > len(codes) / 2
+    names = {each.name for each in found.photographs}
+    assert names >= {"free", "astronaut"}
+    assert not any(name.startswith("other") for name in names)
+    assert {each.license for each in found.photographs} <= {"CC0-1.0", "CC0-1.0 or public domain", "MIT"}
 
 
 def test_photographs_are_never_enlarged_and_crops_are_squares(assets):

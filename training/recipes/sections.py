@@ -107,6 +107,7 @@ class BalanceRecipe(RecipeSection):
 IMAGE_SOURCES = {
     "demo": "modeling_radio.demo.images:DEMO",
     "demo-pypi": "modeling_radio.demo.images:DEMO_PYPI",
+    "demo-permissive": "modeling_radio.demo.images:DEMO_PERMISSIVE",
 }
 """Import paths of the sources whose images are made by number: instances of `MadeImages`."""
 
@@ -128,8 +129,8 @@ class ImageSource(RecipeSection):
     """Source of the training images.
 
     Attributes:
-        source: "demo" or "demo-pypi"; a folder of images, of Parquet files or of webdataset shards; a pattern of
-            `.parquet` or `.tar` files, also with `{000..123}`; or a data set of the Hub, `ORG/NAME`
+        source: "demo", "demo-pypi" or "demo-permissive"; a folder of images, of Parquet files or of webdataset shards;
+            a pattern of `.parquet` or `.tar` files, also with `{000..123}`; or a data set of the Hub, `ORG/NAME`
             if a folder has this name too, followed by `:config` if it has several configurations. Or the import path of
             a `MadeImages` of your own, "my_package.my_module:MY_IMAGES".
         split: Split of a Hub data set; None for "train".
@@ -529,8 +530,8 @@ class StudentRecipe(RecipeSection):
             NVIDIA's, the student gets the trunk, and heads and class tokens of teachers that are in the recipe too.
             From a plain ViT of transformers or timm (DINOv2, DINOv3, SigLIP, SigLIP2, MAE, ViT), or from a teacher of
             the recipe that is one, it gets the trunk. Another network of timm or transformers starts from a RADIO
-            folder of this network, or with the published weights "timm:NAME" or "transformers:NAME". None for random
-            weights.
+            folder of this network, from a teacher of the recipe that is one, or with the published weights "timm:NAME"
+            or "transformers:NAME". None for random weights.
         init_blocks: Blocks of that checkpoint to copy, in order, counted from 0; None for all.
         num_tokens: Nested dropout of a RADIO1D student (`student.config.downscale_levels`): number of global tokens of
             an image that reach the decoder in a step. "triangular" (density 2 - 2x, as published), "uniform", "beta"

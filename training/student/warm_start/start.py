@@ -31,9 +31,9 @@ def start_student(
     Raises:
         RecipeError: If the source cannot be opened, or its trunk differs.
     """
-    if source.startswith(LIBRARY_PREFIXES) and student.config.is_foreign:
-        return start_network(student, source)
     try:
+        if student.config.wrapped is not None and (source in teachers or source.startswith(LIBRARY_PREFIXES)):
+            return start_network(student, source, teachers)
         if source in teachers:
             teacher = teachers[source]
             trunk = vit_of(_network_of(teacher), teacher.image_mean, teacher.image_std)
@@ -41,7 +41,7 @@ def start_student(
             trunk = open_vit(source)
     except UnknownTrunkError as error:
         raise RecipeError(
-            f"`student.init_from` {source!r} is no ViT that a RADIO trunk can start from: {error}."
+            f"`student.init_from` {source!r} is no network that this student can start from: {error}."
         ) from error
     if trunk is not None and student.config.num_mergings:
         raise RecipeError(
@@ -53,7 +53,7 @@ def start_student(
     return warm_start(student, open_source(source, student.config, blocks), source, blocks)
 
 
-def _network_of(teacher: Teacher) -> object:
+def _network_of(teacher: Teacher) -> nn.Module:
     network = dict(teacher.named_children()).get("network")
     if network is None:
         raise UnknownTrunkError(f"the teacher is a {type(teacher).__name__} without a network of its own")
@@ -61,26 +61,19 @@ def _network_of(teacher: Teacher) -> object:
 
 
 @torch.no_grad()
-def start_network(student: RadioModel, source: str) -> WarmStart:
-    """Copy a library's weights into the network of a student; its pool, projections and heads stay as they are.
+def start_network(student: RadioModel, source: str, teachers: Mapping[str, Teacher]) -> WarmStart:
+    """Copy weights into a library's network in a student; its pool, projections and heads stay as they are.
 
     Args:
         student: Changed in place.
-        source: "timm:NAME", with NAME as for `timm.create_model`, also "timm:local-dir:FOLDER"; or "transformers:NAME",
-            with a Hub id or a folder.
+        source: Name of a teacher that has such a network; "timm:NAME", with NAME as for `timm.create_model`, also
+            "timm:local-dir:FOLDER"; or "transformers:NAME", with a Hub id or a folder.
+        teachers: By name.
 
     Raises:
         RecipeError: If the student is no network of that library, the weights do not open, or are of another shape.
     """
-    library, _, name = source.partition(":")
-    wrapped = student.config.wrapped or {}
-    if wrapped.get("source") != library:
-        raise RecipeError(f"`student.init_from` {source!r} needs a `student.architecture` of {library}.")
-    try:
-        given = _open(library, name, wrapped["arguments"]).state_dict()
-    except Exception as error:  # a library may raise anything for a damaged or foreign checkpoint
-        reason = explain_failure(error, name).rstrip(".")
-        raise RecipeError(f"`student.init_from` {source!r} does not open: {reason}.") from error
+    given = _network_weights(student, source, teachers)
     network = student.radio_model.model.network
     own = network.state_dict()
     others = [key for key in own if key not in given or given[key].shape != own[key].shape]
@@ -90,12 +83,26 @@ def start_network(student: RadioModel, source: str) -> WarmStart:
             f"are missing or have another shape, {others[0]!r} and such."
         )
     network.load_state_dict({key: given[key] for key in own})
-    report = WarmStart(f"{source!r}, weights of {library}")
+    report = WarmStart(f"{source!r}, weights of a network of {(student.config.wrapped or {})['source']}")
     report.taken.append("the network")
     report.added.append("heads of all teachers")
     left_out = [key for key in given if key not in own]
     report.left_out.extend([f"{len(left_out)} weights, {left_out[0]} and such"] if left_out else [])
     return report
+
+
+def _network_weights(student: RadioModel, source: str, teachers: Mapping[str, Teacher]) -> Mapping[str, torch.Tensor]:
+    if source in teachers:
+        return _network_of(teachers[source]).state_dict()
+    library, _, name = source.partition(":")
+    wrapped = student.config.wrapped or {}
+    if wrapped.get("source") != library:
+        raise RecipeError(f"`student.init_from` {source!r} needs a `student.architecture` of {library}.")
+    try:
+        return _open(library, name, wrapped["arguments"]).state_dict()
+    except Exception as error:  # a library may raise anything for a damaged or foreign checkpoint
+        reason = explain_failure(error, name).rstrip(".")
+        raise RecipeError(f"`student.init_from` {source!r} does not open: {reason}.") from error
 
 
 def _open(library: str, name: str, arguments: dict[str, Any]) -> nn.Module:

@@ -97,6 +97,17 @@ def test_weights_of_the_library_are_taken(name, source, tmp_path):
         start_student(student_of("class"), source.format(tmp_path), {})
 
 
+def test_a_teacher_with_the_same_network_is_a_start():
+    trained, student = build_wrapped("ConvNeXt").radio_model.model.network, student_of("ConvNeXt")
+    report = start_student(student, "friend", {"friend": VitTeacher(trained)})
+    assert report.taken == ["the network"]
+    own = student.radio_model.model.network.state_dict()
+    assert all(torch.equal(own[key], tensor) for key, tensor in trained.state_dict().items())
+    for network in (build_wrapped("ResNet").radio_model.model.network, None):
+        with pytest.raises(RecipeError, match=r"`student\.init_from` 'friend'"):
+            start_student(student, "friend", {"friend": VitTeacher(network)})
+
+
 def test_another_network_is_refused(tmp_path):
     save_network(build_wrapped("ConvNeXt"), tmp_path)
     with pytest.raises(RecipeError, match=r"another network|does not open"):
