@@ -40,7 +40,7 @@ COMMANDS = {
     "serve": ("serving.serve", "serve features over HTTP"),
     "doctor": (
         "core.doctor",
-        "print versions, devices, missing packages, disk space; test the Hub",
+        "print versions, devices, missing packages; with a folder, which engines hold it",
     ),
 }
 MORE_COMMANDS = {

@@ -149,7 +149,7 @@ class Command(Generic[S]):
         name: For example "radio finetune"; begins its messages.
         description: For `--help`.
         settings: Class of the options.
-        positionals: Fields without a flag; the last may be a list.
+        positionals: Fields without a flag; the last may be a list, or have a default.
         changes: Class of what `section.field=value` changes where the settings have a field `changes`: a recipe.
         add_shorthands: Adds flags that stand for several.
         examples: Three command lines, which `--help` begins with.
@@ -190,17 +190,19 @@ class Command(Generic[S]):
             add_shorthands(self.parser)
         self.parser.add_argument("--traceback", action="store_true", help="show where in the code an error came from")
         for name in positionals:
-            count = "+" if list in kinds_of(settings.model_fields[name].annotation) else None
+            field = settings.model_fields[name]
+            count = "+" if list in kinds_of(field.annotation) else None if field.is_required() else "?"
             self.parser.add_argument(name, nargs=count, metavar=name.upper(), help=texts[name].replace("%", "%%"))
         self.parser.usage = self._usage(positionals).replace("%", "%%")
         self.parser.examples = examples
 
     def _usage(self, positionals: Sequence[str]) -> str:
         """Return the usage with what must be given alone; the options are listed below it."""
-        words = [
-            f"{name.upper()}{' ...' * (list in kinds_of(self.settings.model_fields[name].annotation))}"
-            for name in positionals
-        ]
+        words = []
+        for name in positionals:
+            field = self.settings.model_fields[name]
+            word = f"{name.upper()}{' ...' * (list in kinds_of(field.annotation))}"
+            words.append(word if field.is_required() else f"[{word}]")
         for name, field in self.settings.model_fields.items():
             if field.is_required() and name not in positionals:
                 words.append(f"--{name.replace('_', '-')} {name.rpartition('_')[2].upper()}")

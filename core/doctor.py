@@ -1,6 +1,7 @@
 """Print what a report of a problem needs: versions, devices, what each extra lacks, disk, caches, and the Hub.
 
-Nothing is loaded that a broken installation could not load: what fails is printed.
+Nothing is loaded that a broken installation could not load: what fails is printed. `radio doctor FOLDER` prints instead
+which engines hold the network of a folder: transformers without trust, vLLM, SGLang, llama.cpp, TensorRT-Edge-LLM.
 """
 
 import importlib.metadata as metadata
@@ -17,6 +18,7 @@ from pydantic import Field
 
 from modeling_radio.core.command_line import Command, run_command
 from modeling_radio.core.files import cache_dir
+from modeling_radio.core.ids import ModelFolder
 from modeling_radio.core.settings import Settings
 
 
@@ -28,9 +30,11 @@ class DoctorSettings(Settings):
     """Options of the command.
 
     Attributes:
+        checkpoint: Folder of a model of ours, or its name on the Hub: print what engines do with it.
         timeout: Seconds to wait for the Hub's answer.
     """
 
+    checkpoint: ModelFolder | None = None
     timeout: float = Field(3.0, gt=0)
 
 
@@ -38,7 +42,13 @@ COMMAND = Command(
     "radio doctor",
     __doc__,
     DoctorSettings,
-    examples=("radio doctor", "radio doctor --timeout 20", "HF_HUB_OFFLINE=1 radio doctor"),
+    positionals=("checkpoint",),
+    examples=(
+        "radio doctor",
+        "radio doctor runs/demo/final",
+        "radio doctor --timeout 20",
+        "HF_HUB_OFFLINE=1 radio doctor",
+    ),
 )
 
 
@@ -49,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _print(settings: DoctorSettings) -> None:
+    if settings.checkpoint is not None:
+        print(*_engines(settings.checkpoint), sep="\n")
+        return
     for title, lines in (
         ("Versions", _versions()),
         ("Devices", _devices()),
@@ -57,6 +70,25 @@ def _print(settings: DoctorSettings) -> None:
         ("Hub", _hub(settings.timeout)),
     ):
         print(f"{title}:", *(f"  {line}" for line in lines), sep="\n", flush=True)
+
+
+def _engines(checkpoint: Path) -> Iterator[str]:
+    """Yield a line for each engine.
+
+    Raises:
+        ValueError: If it is no folder of ours, one in NVIDIA's layout included: engines read that as it is, and our
+            configuration tells of the network as we would convert it.
+    """
+    from modeling_radio import RadioConfig
+    from modeling_radio.core.checkpoints import read_config
+    from modeling_radio.core.hub import find_folder
+    from modeling_radio.engines import engine_verdicts
+
+    folder = find_folder(checkpoint, "checkpoint")
+    fields = read_config(folder)
+    if fields.get("model_type") != RadioConfig.model_type or "args" in fields:
+        raise ValueError(f"`checkpoint` must be a folder of ours, got {str(checkpoint)!r}. `radio convert` writes one.")
+    yield from (verdict.line for verdict in engine_verdicts(RadioConfig.from_pretrained(folder)))
 
 
 def _versions() -> Iterator[str]:

@@ -1,5 +1,7 @@
 """What an extra lacks is told by names and versions; what cannot be loaded or reached is printed."""
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from modeling_radio import RadioConfig
 from modeling_radio.core import doctor
 
 
@@ -49,3 +52,18 @@ def test_it_prints_all_sections_where_torch_and_the_hub_are_out_of_reach(tmp_pat
     assert "OSError: no libcudart" in done.stdout
     assert str(tmp_path / "c") in done.stdout
     assert "http://localhost:9 cannot be reached" in done.stdout
+
+
+def test_a_folder_has_a_line_for_each_engine(tmp_path, capsys):
+    RadioConfig.from_preset("c-radio_v3-b").save_pretrained(tmp_path)
+    assert doctor.main([str(tmp_path)]) == 0
+    engines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert engines.keys() == {"transformers", "vLLM", "SGLang", "llama.cpp", "TensorRT-Edge-LLM"}
+    assert re.search(r"vLLM [\d.]+ \(run .*\).* other outputs: .*LayerScale.*aligned corners", engines["vLLM"])
+
+
+@pytest.mark.parametrize("fields", [{"model_type": "vit"}, {"model_type": "radio", "args": {}}])
+def test_a_folder_that_is_not_ours_is_refused(fields, tmp_path, capsys):
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    assert doctor.main([str(tmp_path)]) == 1
+    assert capsys.readouterr().err.startswith("radio doctor: error: `checkpoint` ")

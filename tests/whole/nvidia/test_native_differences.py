@@ -8,6 +8,7 @@ from tiny_networks import NETWORKS
 from transformers.models.radio import RadioModel as NativeRadioModel
 
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.engines import engine_verdicts
 from modeling_radio.eradio_radio import eradio_fields
 from modeling_radio.native import native_differences
 from modeling_radio.nvidia.eradio import PUBLISHED
@@ -167,11 +168,13 @@ def are_equal(ours: RadioModel, native: NativeRadioModel) -> bool:
 )
 def test_native_differs_exactly_where_differences_are_named(fields, opened_twice):
     ours, native = opened_twice(fields)
+    verdict = next(each for each in engine_verdicts(ours.config) if each.engine == "transformers")
+    assert verdict.reasons == native_differences(ours.config)
     if native is None:
-        assert native_differences(ours.config)
+        assert verdict.outcome == "does not load"
         return
     assert type(native).__module__ == "transformers.models.radio.modeling_radio"
-    assert are_equal(ours, native) == (native_differences(ours.config) == [])
+    assert are_equal(ours, native) == (verdict.outcome == "loads")
 
 
 def test_every_field_has_a_case():
