@@ -17,6 +17,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from modeling_radio.core.files import write_file
 from modeling_radio.figures.features import DPI
+from modeling_radio.figures.style import INK, on_any_background
 from modeling_radio.metrics.results import Measurement
 
 
@@ -30,6 +31,7 @@ ValuesByCount = dict[int, list[float]]
 """Values of one or several seeds, by a count such as steps or tokens."""
 
 
+@on_any_background
 def figure_over_counts(panels: Mapping[str, Mapping[str, ValuesByCount]], counted: str) -> Figure:
     """Draw means over seeds as lines and each seed as a dot, over a logarithmic axis.
 
@@ -40,7 +42,7 @@ def figure_over_counts(panels: Mapping[str, Mapping[str, ValuesByCount]], counte
     num_columns = min(MAX_COLUMNS, len(panels))
     num_rows = -(-len(panels) // num_columns)
     size = (CURVE_INCHES[0] * num_columns, CURVE_INCHES[1] * num_rows)
-    figure = Figure(figsize=size, dpi=DPI, facecolor="white", layout="constrained")
+    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
     grid = figure.subplots(num_rows, num_columns, squeeze=False).flatten()
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
@@ -181,6 +183,7 @@ class MeasuredCurve(NamedTuple):
     is_thin: bool
 
 
+@on_any_background
 def draw_progress(series: Mapping[str, Curve], path: Path) -> None:
     """Draw a run's losses and measurements over its steps and write a PNG atomically.
 
@@ -202,7 +205,7 @@ def draw_progress(series: Mapping[str, Curve], path: Path) -> None:
     num_columns = min(PROGRESS_COLUMNS, len(names))
     num_rows = -(-len(names) // num_columns)
     inches = (PANEL_INCHES[0] * num_columns, PANEL_INCHES[1] * num_rows + 0.4)
-    figure = Figure(figsize=inches, dpi=DPI, facecolor="white", layout="constrained")
+    figure = Figure(figsize=inches, dpi=DPI, layout="constrained")
     grid = figure.subplots(num_rows, num_columns, squeeze=False).flatten()
     for axes in grid[len(names) :]:
         axes.set_axis_off()
@@ -273,7 +276,7 @@ def _colors_of_teachers(
     names = [teacher for curves in losses.values() for teacher in curves]
     names += [curve.teacher for curves in measured.values() for curve in curves]
     teachers = list(dict.fromkeys(name.partition("@")[0] for name in names if name))
-    return {"": "0.4"} | {teacher: f"C{position}" for position, teacher in enumerate(teachers)}
+    return {"": INK} | {teacher: f"C{position}" for position, teacher in enumerate(teachers)}
 
 
 def _draw_by_teacher(axes: Axes, curves: Mapping[str, Curve], colors: Mapping[str, str]) -> None:
@@ -298,9 +301,7 @@ def _draw_measured(
         axes.plot(steps, values, color=color, linestyle=style, linewidth=width, marker="o", markersize=marker)
     for size in sorted({curve.size_px for curve in curves}, reverse=True):
         position = sizes.index(size)
-        color, style = (
-            ("0.2", LINE_STYLES[position % len(LINE_STYLES)]) if curves[0].teacher else (shades[position], "-")
-        )
+        color, style = (INK, LINE_STYLES[position % len(LINE_STYLES)]) if curves[0].teacher else (shades[position], "-")
         axes.plot([], [], label=f"{size} px", color=color, linestyle=style, linewidth=1.2)
 
 

@@ -24,6 +24,7 @@ from modeling_radio.figures.features import (
     similarity_maps,
     to_colors,
 )
+from modeling_radio.figures.style import on_any_background
 
 
 CELL_INCHES, GAP_INCHES = 1.3, 0.15
@@ -112,6 +113,7 @@ def adaptor_row(name: str, features: Tensor, basis: PcaBasis) -> FigureRow:
     return FigureRow(f"student's adaptor{basis.stretch(features)}\n{name}", colors, starts_group=False)
 
 
+@on_any_background
 def draw_rows(rows: Sequence[FigureRow], path: Path, *, caption: str = "") -> None:
     """Draw rows of images with their titles at the left, and write a PNG atomically.
 
@@ -124,7 +126,7 @@ def draw_rows(rows: Sequence[FigureRow], path: Path, *, caption: str = "") -> No
     lines = textwrap.wrap(caption, int(width * CAPTION_CHARACTERS_PER_INCH))
     foot = GAP_INCHES * 2 + CAPTION_LINE_INCHES * len(lines)
     height = CELL_INCHES * len(rows) + GAP_INCHES * (1 + sum(row.starts_group for row in rows[1:])) + foot
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    figure = Figure(figsize=(width, height), dpi=DPI)
     top, size = height - GAP_INCHES, CELL_INCHES - EDGE_INCHES
     for number, row in enumerate(rows):
         top -= GAP_INCHES if row.starts_group and number else 0.0
@@ -137,7 +139,5 @@ def draw_rows(rows: Sequence[FigureRow], path: Path, *, caption: str = "") -> No
         middle = (GAP_INCHES / width, (top - CELL_INCHES / 2) / height)
         figure.text(*middle, title, ha="left", va="center", fontsize=LABEL_POINTS)
         top -= CELL_INCHES
-    figure.text(
-        0.5, foot / 2 / height, "\n".join(lines), ha="center", va="center", fontsize=CAPTION_POINTS, color="0.3"
-    )
+    figure.text(0.5, foot / 2 / height, "\n".join(lines), ha="center", va="center", fontsize=CAPTION_POINTS)
     write_file(path, figure.savefig)

@@ -15,6 +15,7 @@ from torch import Tensor
 from modeling_radio.core.files import write_file
 from modeling_radio.core.tables import markdown
 from modeling_radio.figures.features import DPI
+from modeling_radio.figures.style import on_any_background
 from modeling_radio.studies.raw_results import StudyResults
 from modeling_radio.studies.study import (
     CONSISTENCY,
@@ -206,6 +207,7 @@ def _shown(compared: Compared) -> str:
     return f"{text}, p < .001" if adjusted < LEAST_P else f"{text}, p = {adjusted:.2g}"
 
 
+@on_any_background
 def draw_figure(opened: OpenedStudy, results: StudyResults, path: Path) -> None:
     """Draw the paired differences of the primary measure and of `SHOWN`; nothing without any pair.
 
@@ -224,7 +226,7 @@ def draw_figure(opened: OpenedStudy, results: StudyResults, path: Path) -> None:
     if not pairs:
         return
     size = (2.0 + 2.9 * len(measures), 1.1 + 0.42 * len(pairs))
-    figure = Figure(figsize=size, dpi=DPI, facecolor="white", layout="constrained")
+    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
     panels = figure.subplots(1, len(measures), squeeze=False, sharey=True)[0]
     for axes, (measure, rows) in zip(panels, rows_of.items(), strict=True):
         axes.axvline(0, color="0.6", linewidth=0.8)

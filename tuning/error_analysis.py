@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from modeling_radio.core.files import write_file
+from modeling_radio.figures.style import on_any_background
 from modeling_radio.tuning.tasks.base import Evidence, FinetuningTask, ModelInputs, Ranking, TableExamples, join
 
 
@@ -72,6 +73,7 @@ def predict_examples(
     return PredictedExamples(batch["pixel_values"].cpu(), predictions.cpu(), references.cpu())
 
 
+@on_any_background
 def draw_predictions(
     task: FinetuningTask,
     images: Tensor,
@@ -185,6 +187,7 @@ def draw_examination(
     write_file(folder / WORST, figure.savefig)
 
 
+@on_any_background
 def draw_confusion(confusion: Tensor, names: Sequence[str]) -> Figure:
     """Return a figure of the share of each true class that was predicted as each class; of many classes the worst.
 
@@ -232,6 +235,7 @@ def average_precision(precision: Tensor, recall: Tensor) -> float:
     return float((precision * gains).sum())
 
 
+@on_any_background
 def draw_precision_recall(ranking: Ranking, names: Sequence[str]) -> Figure:
     """Return a figure of precision over recall, a curve for each class; of many classes the worst."""
     curves = {number: precision_and_recall(ranking, number) for number in ranking.occurring()}

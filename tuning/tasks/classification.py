@@ -18,6 +18,7 @@ from modeling_radio import (
     RadioPreTrainedModel,
 )
 from modeling_radio.checks_radio import Resolution
+from modeling_radio.figures.style import INK
 from modeling_radio.heads_radio import ProblemType
 from modeling_radio.tokenizer import open_tokenizer
 from modeling_radio.tuning.data import LABELS, LabeledImages, Sample, choose_weights
@@ -190,7 +191,7 @@ class MultiLabelTask(ClassificationTask):
     def draw_prediction(self, ax: Axes, image: Tensor, prediction: Tensor, reference: Tensor) -> None:
         is_predicted = prediction >= THRESHOLD
         self._draw_bars(ax, prediction, max(NUM_BARS, int(is_predicted.sum())), is_predicted == reference.bool())
-        ax.axvline(THRESHOLD, color="black", linewidth=0.5)
+        ax.axvline(THRESHOLD, color=INK, linewidth=0.5)
 
 
 class RegressionTask(ClassificationTask):
