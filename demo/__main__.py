@@ -1,7 +1,7 @@
 """Distills a small student from real teachers in minutes, reopens it and shows what it learned: `radio demo`.
 
 It writes below `--output`, by default `runs/demo`: the checkpoint folder `final/` with its model card, `results.json`,
-the figures `features.png` and `pictures/progress.png`, and all of it on one page, `index.html`.
+the figures `features.png` and those in `pictures`, and all of it on one page, `index.html`.
 """
 
 import sys

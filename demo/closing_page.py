@@ -9,11 +9,13 @@ from pathlib import Path
 from torch import Tensor
 
 from modeling_radio.demo.assets import DemoAssets, Photograph, load_demo_assets, pypi_photographs
+from modeling_radio.demo.before_after import FILE, PHONE_FILE
 from modeling_radio.demo.evaluation_data import load_photographs
 from modeling_radio.demo.images import photographs
 from modeling_radio.figures.page import Drawing, Section, source_section, write_page
 from modeling_radio.figures.progress import LOSSES, OF_ADAPTORS, OF_BACKBONE
 from modeling_radio.metrics.results import STUDENT, Results, build_tables
+from modeling_radio.model_cards.build import FEATURES_FIGURE
 
 
 FREE_LICENSES = ("CC0-1.0", "CC0-1.0 or public domain", "CC-BY-4.0", "CC-BY-2.0")
@@ -31,7 +33,21 @@ AUTHORS = {
 }
 """From the copyright files of the packages, and for scikit-image the comments beside its images."""
 
-
+PROGRESS_FIGURE = Path("pictures") / "progress.png"
+FIGURE_CAPTION = (
+    "Dense features as colors: three principal components of the foreground, from images shifted by quarters of a "
+    "patch. An adaptor is good if its shapes are those of its teacher. It has its own range of colors; x2 means half "
+    "as wide. Last rows: the same photographs mirrored, closer and at night, and the cosine of each of their patches "
+    "with the patch in the ring above. A good backbone is bright on the same thing and dark elsewhere."
+)
+BEFORE_AFTER = (
+    "The network with random weights and the same network after its training, on pictures that it never saw.",
+    "Left: for places of a photograph, the most similar place of the same photograph mirrored, closer and at night. "
+    "The title counts all places of all photographs; a dotted red line is wrong.",
+    "Middle: all places that are similar to the one in the ring, by the adaptor for DINOv2.",
+    "Right: the most similar emoji of another font. The title counts all emoji; those drawn were chosen among the ones "
+    "that are found after training.",
+)
 SCORES = (
     "knn accuracy: share of held-out objects that get the right class from their nearest neighbors among the training "
     "objects; “mean features” compares the mean of all patches instead of the summary.",
@@ -123,9 +139,7 @@ def next_steps(checkpoint: Path) -> Mapping[str, str]:
     }
 
 
-def write_closing_page(
-    path: Path, results: Results, *, title: str, checkpoint: Path, features: Drawing, curves: Drawing | None
-) -> None:
+def write_closing_page(path: Path, results: Results, *, title: str, checkpoint: Path, run: Path) -> None:
     """Write the page atomically.
 
     Args:
@@ -133,8 +147,7 @@ def write_closing_page(
         results: The measurements.
         title: Title of the page.
         checkpoint: Folder of the student, as commands name it.
-        features: Figure of the student's features.
-        curves: Figure of its training; None where nothing was drawn.
+        run: Folder of its run, with the figures.
 
     Raises:
         WriteError: If writing fails, for example on a full disk.
@@ -148,10 +161,20 @@ def write_closing_page(
         f"The row “{STUDENT}” is the network that was just distilled; compare it with the other rows. "
         "Higher is better in every column; brackets are 95 % intervals."
     )
-    sections = [
-        Section("What it sees", drawing=features),
+    before_after, curves = run / FILE, run / PROGRESS_FIGURE
+    sections = []
+    if before_after.is_file():
+        narrow = (run / PHONE_FILE).read_bytes()
+        drawing = Drawing(before_after.read_bytes(), BEFORE_AFTER[0], "webp", narrow)
+        sections.append(Section("Before and after training", BEFORE_AFTER[0], drawing=drawing, items=BEFORE_AFTER[1:]))
+    sections += [
         Section("What it scores", text, tables=build_tables(results.measurements), items=[*SCORES, *results.remarks]),
-        *([] if curves is None else [Section("How it learned", CURVES_TEXT, drawing=curves, items=CURVES)]),
+        Section("What it sees", drawing=Drawing((run / FEATURES_FIGURE).read_bytes(), FIGURE_CAPTION)),
+    ]
+    if curves.is_file():
+        drawing = Drawing(curves.read_bytes(), "Losses and measurements over the steps")
+        sections.append(Section("How it learned", CURVES_TEXT, drawing=drawing, items=CURVES))
+    sections += [
         Section("What to do next", steps=next_steps(checkpoint)),
         *source_section([*results.teachers, *results.datasets]),
     ]

@@ -1,7 +1,7 @@
 """The demo: one student distilled, reopened, measured and drawn.
 
 It writes below an output folder, by default `runs/demo`: the checkpoint folder `final/` with its model card,
-`results.json`, the figures `features.png` and `pictures/progress.png`, and all of it on one page, `index.html`.
+`results.json`, the figures `features.png` and those in `pictures`, and all of it on one page, `index.html`.
 """
 
 import shutil
@@ -16,13 +16,13 @@ from modeling_radio.checks_radio import check_choice
 from modeling_radio.core.files import sole_run
 from modeling_radio.core.timing import Clock, Phase, WholeRun, describe_run
 from modeling_radio.demo.assets import DEMO_SOURCES
-from modeling_radio.demo.closing_page import write_closing_page
+from modeling_radio.demo.before_after import draw_before_after
+from modeling_radio.demo.closing_page import FIGURE_CAPTION, write_closing_page
 from modeling_radio.demo.evaluation_data import DemoData, load_photographs
 from modeling_radio.demo.images import photographs
-from modeling_radio.evaluation.features import shifted_maps, window_of
+from modeling_radio.evaluation.features import at_night, shifted_maps, window_of
 from modeling_radio.evaluation.models.pretrained import RawPixels
 from modeling_radio.evaluation.students import StudentEvaluation
-from modeling_radio.figures.page import Drawing
 from modeling_radio.figures.rows import draw_rows, feature_rows
 from modeling_radio.metrics.feature_model import FeatureModel
 from modeling_radio.metrics.results import Measurement, Results
@@ -37,15 +37,8 @@ from modeling_radio.training.teachers.registry import reachable_teachers
 FIGURE_LICENSE = "CC0-1.0"  # of the photographs shown: the figure may be published anywhere
 FIGURE_SHIFTS = 4  # our choice: grid positions for each patch and direction: at 128 px the grid of a 512 px image
 FIGURE_PX = 512  # our choice: side of the photographs as they are drawn
-FIGURE_CAPTION = (
-    "Dense features as colors: three principal components of the foreground, from images shifted by quarters of a "
-    "patch. An adaptor is good if its shapes are those of its teacher. It has its own range of colors; x2 means half "
-    "as wide. Last two rows: cosine of every patch with the patch in the ring. A good backbone is bright on similar "
-    "things and dark elsewhere."
-)
 MAX_PHOTOGRAPHS = 5  # our choice: with more the labels are too small on a card
 PAGE, RESULTS, WEIGHTS = "index.html", "results.json", "model.safetensors"
-PROGRESS_FIGURE = Path("pictures") / "progress.png"
 
 # Expected by the progress bar: measured on two cores of an AMD EPYC with bfloat16, corrected as the run goes on.
 FIRST_PHASES = (
@@ -149,7 +142,6 @@ def _run_phases(
         {**describe_run(command, clock), "seeds": list(seeds)},
         evaluation.data.remarks(evaluation.settings.neighbors),
     )
-    curves = folders[0] / PROGRESS_FIGURE
     for seed, folder in zip(seeds, folders, strict=True):
         write_card(folder / "final", results.of_seed(seed), name=f"radio-{recipe.name}")
     results.save(output / RESULTS)
@@ -158,8 +150,7 @@ def _run_phases(
         results,
         title=f"radio-{recipe.name}: one student of {len(evaluation.teachers)} teachers",
         checkpoint=folders[0] / "final",
-        features=Drawing((folders[0] / FEATURES_FIGURE).read_bytes(), FIGURE_CAPTION),
-        curves=Drawing(curves.read_bytes(), "Losses and measurements over the steps") if curves.is_file() else None,
+        run=folders[0],
     )
     return results
 
@@ -181,6 +172,7 @@ def run_seed(
         ]
     with clock.phase("draw"):
         draw_features(evaluation, before, after, folder / FEATURES_FIGURE)
+        draw_before_after(before, after, _data_of(evaluation).assets, folder)
         shutil.copyfile(folder / FEATURES_FIGURE, checkpoint / FEATURES_FIGURE)
     with clock.phase("reopen"):
         reopen_elsewhere(checkpoint, to_pil_image(_data_of(evaluation).unlabeled[0]))
@@ -200,17 +192,23 @@ def draw_features(evaluation: StudentEvaluation, before: RadioModel, after: Radi
     size, patch = evaluation.size_px, evaluation.patch_size
     images = load_photographs(chosen, size + patch)
 
-    def maps_of(model: FeatureModel, adaptors: Sequence[str] = ()) -> Mapping[str, Tensor]:
-        return shifted_maps(model, images, size_px=size, shifts=FIGURE_SHIFTS, adaptors=adaptors)
+    large = load_photographs(chosen, FIGURE_PX)
+    night = at_night(images)
 
-    distilled = maps_of(evaluation.student(after), list(evaluation.teachers))
+    def maps_of(model: FeatureModel, adaptors: Sequence[str] = (), shown: Tensor = images) -> Mapping[str, Tensor]:
+        return shifted_maps(model, shown, size_px=size, shifts=FIGURE_SHIFTS, adaptors=adaptors)
+
+    untrained, trained = evaluation.student(before), evaluation.student(after)
+    distilled = maps_of(trained, list(evaluation.teachers))
     rows = feature_rows(
-        window_of(load_photographs(chosen, FIGURE_PX), size, patch),
+        window_of(large, size, patch),
         teachers={name: maps_of(evaluation.teacher(name))[""] for name in evaluation.teachers},
         adaptors={name: distilled[name] for name in evaluation.teachers},
+        backbone=distilled[""],
+        night=window_of(at_night(large), size, patch),
         backbones={
-            "backbone\nbefore training": maps_of(evaluation.student(before))[""],
-            "backbone\ndistilled": distilled[""],
+            "before training": (maps_of(untrained)[""], maps_of(untrained, shown=night)[""]),
+            "after training": (distilled[""], maps_of(trained, shown=night)[""]),
         },
     )
     draw_rows(rows, path, caption=FIGURE_CAPTION)

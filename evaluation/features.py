@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms.v2.functional import center_crop
+from torchvision.transforms.v2.functional import center_crop, resize
 
 from modeling_radio.core.checked_tensors import CheckedTensors, save_tensors
 from modeling_radio.core.files import remove_abandoned, write_file, write_text
@@ -309,6 +309,8 @@ def _read(chunk: Arrays | Path, key: str) -> Tensor | None:
     return file.read(key) if key in file else None
 
 
+CLOSER, NIGHT, GAMMA = 0.75, torch.tensor([0.5, 0.65, 1.0]), 1.6
+"""Changes of `at_night`: share of the sides that is kept, factors of red, green and blue, and contrast; our choice."""
 SHIFTED_BATCH = 32
 """Our choice of images for each pass of `shifted_maps`."""
 
@@ -354,6 +356,18 @@ def shifted_maps(
         columns = [_dense_features(model, each, adaptors) for each in windows]
         rows.append({name: _interleaved([each[name] for each in columns], dim=3) for name in columns[0]})
     return {name: _interleaved([each[name] for each in rows], dim=2) for name in rows[0]}
+
+
+def at_night(images: Tensor) -> Tensor:
+    """Return photographs mirrored, closer and at night: other pixels of the same things.
+
+    Args:
+        images: uint8 RGB, `(..., 3, side, side)`.
+    """
+    side = images.shape[-1]
+    near = resize(center_crop(images, [round(side * CLOSER)] * 2), [side, side], antialias=True).flip(-1).float() / 255
+    gray = near.mean(dim=-3, keepdim=True)
+    return (((near + gray) / 2) ** GAMMA * NIGHT[:, None, None] * 255).round().byte()
 
 
 def window_of(images: Tensor, size_px: int, patch_size: int) -> Tensor:

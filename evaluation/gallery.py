@@ -21,7 +21,7 @@ from modeling_radio.core.ids import ModelFolder
 from modeling_radio.core.imports import find_function
 from modeling_radio.core.machine import find_device
 from modeling_radio.core.settings import DeviceOptions, OneOf
-from modeling_radio.evaluation.features import shifted_maps, window_of
+from modeling_radio.evaluation.features import at_night, shifted_maps, window_of
 from modeling_radio.evaluation.models.radio import RadioFeatures, RadioTextFeatures, open_radio
 from modeling_radio.evaluation.run import build_references
 from modeling_radio.evaluation.tasks.representation import token_counts
@@ -68,6 +68,7 @@ PHOTOGRAPH_PX = 512
 """Side of the photographs before they are resized; our choice."""
 SCALES = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 """Sizes shown, as multiples of the model's own; our choice. Those that it does not take are left out."""
+AT_NIGHT = "mirrored, closer, at night"
 NUM_BLOCKS = 4
 """Blocks shown, evenly spread to the last; our choice, the four that DPT's decoder reads."""
 
@@ -135,8 +136,8 @@ def _write(settings: GallerySettings) -> None:
             items=credits,
         ),
     ]
-    title = f"{len(credits)} photographs as {settings.checkpoint} sees them"
-    write_page(page, title, f"Images of {model.size_px} px, patches of {model.patch_size}.", sections)
+    about = f"{settings.checkpoint}: images of {model.size_px} px, patches of {model.patch_size}."
+    write_page(page, f"{len(credits)} photographs as one network sees them", about, sections)
     print(f"Open {page}: {len(credits)} photographs.")
 
 
@@ -206,18 +207,20 @@ class Gallery:
             if name in self.teacher_maps:
                 columns[f"teacher {name}"] = pca_colors(self.teacher_maps[name], basis)
             columns[f"adaptor {name}{basis.stretch(maps)}"] = pca_colors(maps, basis.with_range_of(maps))
-        backbones = {name: self._maps_of(model)[""] for name, model in self.backbones.items()}
-        backbones["backbone"] = self.student_maps[""]
-        for name, maps in backbones.items():
-            columns[name] = pca_colors(maps, self._basis_of(maps))
-        for name, maps in backbones.items():
-            columns[f"similar to the ring: {name}"] = similarity_colors(similarity_maps(maps, positions))
+        own = self.student_maps[""]
+        columns["backbone"] = pca_colors(own, self._basis_of(own))
+        columns[AT_NIGHT] = to_colors(resize(at_night(self._covered), [SHOWN_PX, SHOWN_PX], antialias=True))
+        for name, model in {**self.backbones, "backbone": self.model}.items():
+            maps = own if model is self.model else self._maps_of(model)[""]
+            others = self._maps_of(model, photographs=at_night(self.photographs))[""]
+            columns[f"similar to the ring: {name}"] = similarity_colors(similarity_maps(maps, positions, others))
         text = (
             "Colors are three principal components of the foreground, "
             f"in {self.shifts} x {self.shifts} grid positions for each patch, from shifted images. An adaptor is "
             "drawn along the directions of its teacher, in a range of its own. x2 means that its range is half as "
-            "wide, because a network that is not sure returns values near the mean. The last images show how similar "
-            "each patch is to the one in the ring: the cosine of the backbone's features."
+            "wide, because a network that is not sure returns values near the mean. The last images are of the same "
+            "photograph mirrored, closer and at night: how similar each patch is to the one in the ring, by the cosine "
+            "of the backbone's features. Bright should be the same thing alone."
         )
         return self._section("Teachers, adaptors, backbone", text, columns)
 
@@ -343,12 +346,14 @@ class Gallery:
         return fit_pca_basis(features, foreground=foreground)
 
     def _section(self, title: str, text: str, columns: Mapping[str, Tensor]) -> Section:
-        return Section(title, text, rows=image_rows(self.names, self.shown, columns))
+        return Section(title, text, rows=image_rows(self.names, self.shown, columns, smooth={AT_NIGHT}))
 
-    def _maps_of(self, model: FeatureModel, adaptors: Sequence[str] = ()) -> Mapping[str, Tensor]:
-        """Return maps of the photographs, on a grid finer than the patch."""
+    def _maps_of(
+        self, model: FeatureModel, adaptors: Sequence[str] = (), photographs: Tensor | None = None
+    ) -> Mapping[str, Tensor]:
+        """Return maps of the photographs, or of others of their shape, on a grid finer than the patch."""
         size, patch = self.model.size_px, model.patch_size
-        images = resize(self.photographs, [size + patch] * 2, antialias=True)
+        images = resize(self.photographs if photographs is None else photographs, [size + patch] * 2, antialias=True)
         return shifted_maps(model, images, size_px=size, shifts=self.shifts, adaptors=adaptors)
 
     @torch.no_grad()

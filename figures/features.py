@@ -177,19 +177,22 @@ def most_salient_positions(foreground: Tensor) -> list[tuple[int, int]]:
     return [(top + row, left + col) for row, col in positions]
 
 
-def similarity_maps(features: Tensor, positions: Sequence[tuple[int, int]]) -> Tensor:
+def similarity_maps(features: Tensor, positions: Sequence[tuple[int, int]], others: Tensor | None = None) -> Tensor:
     """Return the cosines of all patches with one of the same image, about the mean over all images.
 
     Args:
         features: `(num_images, dim, rows, cols)`.
         positions: Row and column, for each image.
+        others: Features of other views of the same images, whose patches are compared instead, about their own mean;
+            of the same shape.
 
     Returns:
-        `(num_images, rows, cols)`, 1 at the patches themselves.
+        `(num_images, rows, cols)`, of the same views 1 at the patches themselves.
     """
-    centered = F.normalize(features - features.mean(dim=(0, 2, 3), keepdim=True), dim=1)
+    shown = (features, features if others is None else others)
+    centered, compared = (F.normalize(each - each.mean(dim=(0, 2, 3), keepdim=True), dim=1) for each in shown)
     marked = torch.stack([each[:, row, col] for each, (row, col) in zip(centered, positions, strict=True)])
-    return torch.einsum("ndhw,nd->nhw", centered, marked)
+    return torch.einsum("ndhw,nd->nhw", compared, marked)
 
 
 def similarity_colors(similarity: Tensor) -> Tensor:

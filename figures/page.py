@@ -60,17 +60,26 @@ class Drawing:
     """A figure, which takes the whole width.
 
     Attributes:
-        png: The content of its file.
+        content: The content of its file.
         alt: Description for those who cannot see it.
+        kind: "png" or "webp".
+        narrow: The same in another arrangement for phones, of the same kind; None for none.
     """
 
-    png: bytes
+    content: bytes
     alt: str
+    kind: str = "png"
+    narrow: bytes | None = None
 
     @property
     def uri(self) -> str:
         """The figure as a data URI."""
-        return _uri(self.png, "png")
+        return _uri(self.content, self.kind)
+
+    @property
+    def narrow_uri(self) -> str | None:
+        """That for phones as a data URI."""
+        return None if self.narrow is None else _uri(self.narrow, self.kind)
 
     @classmethod
     def of(cls, figure: Figure, alt: str) -> Drawing:
@@ -82,7 +91,7 @@ class Drawing:
     @property
     def size(self) -> tuple[int, int]:
         """Width and height, pixels."""
-        with Image.open(io.BytesIO(self.png)) as image:
+        with Image.open(io.BytesIO(self.content)) as image:
             return image.size
 
 

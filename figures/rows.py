@@ -59,7 +59,9 @@ def feature_rows(
     photographs: Tensor,
     teachers: Mapping[str, Tensor],
     adaptors: Mapping[str, Tensor],
-    backbones: Mapping[str, Tensor],
+    backbone: Tensor,
+    night: Tensor,
+    backbones: Mapping[str, tuple[Tensor, Tensor]],
 ) -> list[FigureRow]:
     """Color the features of some photographs for `draw_rows`.
 
@@ -69,11 +71,13 @@ def feature_rows(
         photographs: uint8 RGB, `(num_photographs, 3, height, width)`.
         teachers: Dense features by teacher, `(num_photographs, dim, rows, cols)`; at least one.
         adaptors: The student's predictions for the same names.
-        backbones: Dense features by title, each drawn in a basis of its own.
+        backbone: The student's dense features, drawn in a basis of their own.
+        night: The photographs changed by `at_night`, of their shape.
+        backbones: By title, dense features of the photographs, and of the changed ones.
 
     Returns:
-        The photographs with a marked patch, each teacher with its adaptor, the backbones, and the backbones' similarity
-        of every patch to the marked one.
+        The photographs with a marked patch, each teacher with its adaptor, the backbone; the changed photographs, and
+        the similarity of their patches to the marked one, for each of `backbones`.
     """
     salience = foreground_map(clearest(teachers.values()))
     foreground, positions = salience > 0, most_salient_positions(salience)
@@ -81,15 +85,12 @@ def feature_rows(
     for name, features in teachers.items():
         basis = fit_pca_basis(features, foreground=foreground)
         rows += [teacher_row(name, features, basis), adaptor_row(name, adaptors[name], basis)]
-    alike = []
-    for index, (title, features) in enumerate(backbones.items()):
-        colors = pca_colors(features, fit_pca_basis(features, foreground=foreground))
-        rows.append(FigureRow(title, colors, starts_group=index == 0))
-        heat = similarity_colors(similarity_maps(features, positions))
-        alike.append(
-            FigureRow(f"similar to the ring:\n{title}".replace("backbone\n", ""), heat, starts_group=index == 0)
-        )
-    return rows + alike
+    rows.append(FigureRow("student's backbone", pca_colors(backbone, fit_pca_basis(backbone, foreground=foreground))))
+    rows.append(FigureRow("the same at night,\nmirrored and closer", to_colors(night)))
+    for title, (features, others) in backbones.items():
+        heat = similarity_colors(similarity_maps(features, positions, others))
+        rows.append(FigureRow(f"similar to the ring:\n{title}", heat, starts_group=False))
+    return rows
 
 
 def photograph_row(photographs: Tensor) -> FigureRow:

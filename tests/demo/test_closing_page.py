@@ -8,15 +8,16 @@ from PIL import Image
 from modeling_radio.demo import closing_page
 from modeling_radio.demo.add_words import COMMAND as ADD_WORDS
 from modeling_radio.demo.assets import HELD_OUT_PHOTOGRAPHS, Photograph, load_demo_assets
+from modeling_radio.demo.before_after import FILE, PHONE_FILE
 from modeling_radio.demo.closing_page import (
     AUTHORS,
+    BEFORE_AFTER,
     FREE_LICENSES,
     next_steps,
     republishable_photographs,
     write_closing_page,
 )
 from modeling_radio.evaluation.evaluate import COMMAND as EVALUATE
-from modeling_radio.figures.page import Drawing
 from modeling_radio.metrics.results import Measurement, Results, Source
 from modeling_radio.model_cards.card import COMMAND as CARD
 from modeling_radio.publishing.publish import COMMAND as PUBLISH
@@ -32,16 +33,23 @@ def test_the_page_has_figure_table_and_commands_and_loads_nothing(tmp_path):
         run={"date": "2026-11-25", "machine": "a processor, 2 cores", "seconds": {"fetch": 30.0, "distil": 570.0}},
         remarks=["Few images."],
     )
-    path, drawing = tmp_path / "index.html", Drawing((tmp_path / "features.png").read_bytes(), "What it sees")
-    write_closing_page(path, results, title="radio-demo", checkpoint=tmp_path / "final", features=drawing, curves=None)
+    path = tmp_path / "index.html"
+    write_closing_page(path, results, title="radio-demo", checkpoint=tmp_path / "final", run=tmp_path)
     page = path.read_text()
     assert re.findall(r'src="([^,"]*)', page) == ["data:image/png;base64"]
     command = f"radio evaluate {(tmp_path / 'final').as_posix()} "
-    size = 'alt="What it sees" width="30" height="20"'
-    for part in (size, "0.612", "10 minutes on a processor, 2 cores", command, "Few images."):
+    for part in ('width="30" height="20"', "0.612", "10 minutes on a processor, 2 cores", command, "Few images."):
         assert part in page
     assert "<script" not in page
     assert "How it learned" not in page
+    (tmp_path / FILE).parent.mkdir()
+    for file in (FILE, PHONE_FILE):
+        Image.new("RGB", (30, 20), "blue").save(tmp_path / file)
+    write_closing_page(path, results, title="radio-demo", checkpoint=tmp_path / "final", run=tmp_path)
+    page = path.read_text()
+    assert page.index(BEFORE_AFTER[0]) < page.index("0.612")
+    sources = ["data:image/webp;base64", "data:image/webp;base64", "data:image/png;base64"]
+    assert re.findall(r'src(?:set)?="([^,"]*)', page) == sources
 
 
 @pytest.mark.parametrize(

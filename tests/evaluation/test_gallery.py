@@ -20,7 +20,7 @@ from modeling_radio.conversion.text_tower import canonicalizing
 from modeling_radio.demo import closing_page
 from modeling_radio.demo.closing_page import Credited
 from modeling_radio.evaluation import gallery
-from modeling_radio.evaluation.gallery import PHOTOGRAPH_PX, Gallery, main, open_task_model, task_section
+from modeling_radio.evaluation.gallery import AT_NIGHT, PHOTOGRAPH_PX, Gallery, main, open_task_model, task_section
 from modeling_radio.evaluation.models.radio import RadioFeatures, open_radio
 from modeling_radio.evaluation.models.teachers import TeacherFeatures
 from modeling_radio.training.teachers.base import Teacher
@@ -63,9 +63,9 @@ def test_sections_of_the_page():
     both = Gallery(model, PHOTOGRAPHS, ["one <b>", "two"], 2, {"teacher_a": teacher}, {"untrained": other})
     features, sizes, depth, windows = both.sections()
     alike = ["similar to the ring: untrained", "similar to the ring: backbone"]
-    columns = ["photograph", "teacher teacher_a", "adaptor teacher_a", "untrained", "backbone", *alike]
+    columns = ["photograph", "teacher teacher_a", "adaptor teacher_a", "backbone", AT_NIGHT, *alike]
     assert [caption.partition(" x")[0] for caption in captions(features)] == columns
-    assert [picture.pixels.shape[1] for picture in features.rows[1].images] == [224, 8, 8, 8, 8, 8, 8]
+    assert [picture.pixels.shape[1] for picture in features.rows[1].images] == [224, 8, 8, 8, 224, 8, 8]
     for section in (features, sizes, depth, windows):
         assert [row.title for row in section.rows] == ["one <b>", "two"]
         for picture in section.rows[0].images:

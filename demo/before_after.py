@@ -1,11 +1,11 @@
-"""Draws the first picture of the README: what the demo's student finds before and after its training.
+"""Draws what the demo's student finds before and after its training; README shows this picture.
 
-`python docs/before_after.py` after `radio demo`. All results are outputs of the student. The photographs (CC0, package
-budgie-backgrounds) and the emoji (Noto, Apache-2.0; Fluent, MIT) are held out from its training.
+All results are outputs of the student. The photographs (CC0, package budgie-backgrounds) and the emoji (Noto,
+Apache-2.0; Fluent, MIT) are held out from its training.
 """
 
-import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,38 +17,35 @@ from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch, Rectangle
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms.v2.functional import center_crop, resize
+from torchvision.transforms.v2.functional import resize
 
 from modeling_radio import RadioModel
-from modeling_radio.demo.assets import CutOut, DemoAssets, load_demo_assets
+from modeling_radio.core.files import write_file
+from modeling_radio.demo.assets import CutOut, DemoAssets
 from modeling_radio.demo.evaluation_data import load_photographs
 from modeling_radio.demo.images import load_object_images, photographs
-from modeling_radio.evaluation.features import shifted_maps, window_of
+from modeling_radio.evaluation.features import CLOSER, at_night, shifted_maps, window_of
 from modeling_radio.evaluation.models.radio import RadioFeatures
 from modeling_radio.figures.features import marked, overlaid, similarity_maps, to_colors, to_pixels
-from modeling_radio.training.recipes.recipe import load_recipe
-from modeling_radio.training.student.build import build_student
-from modeling_radio.training.teachers.registry import build_teachers
+from modeling_radio.figures.style import INK, on_any_background
 
 
-RUN = Path("runs/demo/final")
-OUTPUT = Path(__file__).parent / "pictures"
+FILE, PHONE_FILE = Path("pictures") / "before_after.webp", Path("pictures") / "before_after_phone.webp"
+"""Below a run's folder: the picture, and the same for narrow screens."""
 SIZE_PX, SHIFTS, SHOWN_PX, GRID = 128, 4, 512, 32
 MATCHED, DRAWN, BOTH = "oakland-zoo-otters", (7, 15, 24), slice(4, 28)
 """A photograph, the rows and columns of places that are drawn, and those that both pictures show: the title counts all
 of these in all photographs."""
-CLOSER, NIGHT, GAMMA = 0.75, torch.tensor([0.5, 0.65, 1.0]), 1.6
-"""Share of the second picture's sides, its factors of red, green and blue, and its contrast."""
 CLICKED = {"oakland-zoo-otters": (18, 19), "perched-osprey": (16, 8)}
 """Photographs, with the row and column that is clicked."""
 CLICK_ADAPTOR, LEAST_COSINE = "dinov2-s-saliency", 0.5
 QUERIES = ("1f99c", "1f3ed", "1fa82", "1f56f", "1f6cb", "1fab6")
 """Emoji that are looked for, by code point; the title counts all."""
 NUM_FOUND, MARGIN, WHITE = 3, 0.11, (255, 255, 255)
-RIGHT, WRONG, INK = "#0d9488", "#dc2626", "#1c2126"
+RIGHT, WRONG = "#0d9488", "#dc2626"
 WIDTH, HEIGHT, EDGE = 3.6, 4.3, 0.1
 """Width, height and edge of a panel in inches; at 100 pixels an inch it is as wide as a phone's screen."""
-BEFORE, AFTER = "before training", "after 7 minutes"
+BEFORE, AFTER = "before training", "after training"
 
 
 class Models(NamedTuple):
@@ -58,8 +55,8 @@ class Models(NamedTuple):
     after: RadioFeatures
 
 
-class Panel(NamedTuple):
-    """A part of a figure, `WIDTH` x `HEIGHT` inches from a corner on."""
+class Tile(NamedTuple):
+    """A part of the figure, `WIDTH` x `HEIGHT` inches from a corner on."""
 
     figure: Figure
     left: float
@@ -86,31 +83,37 @@ class Panel(NamedTuple):
         self.text(numbers, WIDTH / 2, 0.56, 11, color=RIGHT, weight="bold")
 
 
-def main() -> int:
-    """Draw the panels side by side, and below each other for phones."""
-    recipe, after = load_recipe("demo"), RadioModel.from_pretrained(RUN).eval()
-    before = build_student(recipe, build_teachers(recipe.teachers, after.patch_size)).eval()
-    models, assets = Models(*(RadioFeatures(each, size_px=SIZE_PX) for each in (before, after))), load_demo_assets()
-    photos, night = Photographs(models, assets), Photographs(models, assets, change=changed)
-    draws: list[Callable[[Panel], None]] = [
+@on_any_background
+def draw_before_after(before: RadioModel, after: RadioModel, assets: DemoAssets, folder: Path) -> bool:
+    """Draw the panels side by side to `FILE`, and below each other to `PHONE_FILE`.
+
+    Args:
+        before: The student before its training.
+        after: The student after it.
+        assets: The demo's assets.
+        folder: Folder of the run.
+
+    Returns:
+        Whether they were drawn: other assets or recipes may lack the photographs, the emoji or the adaptor.
+    """
+    names = {each.name for each in photographs(assets, license="CC0-1.0")}
+    codes, _ = emoji_in_two_styles(assets)
+    has_adaptor = CLICK_ADAPTOR in after.config.adaptor_names and after.patch_size * GRID == SIZE_PX * SHIFTS
+    if not (has_adaptor and {MATCHED, *CLICKED} <= names and set(QUERIES) <= set(codes)):
+        return False
+    models = Models(*(RadioFeatures(each, size_px=SIZE_PX) for each in (before, after)))
+    photos, night = Photographs(models, assets), Photographs(models, assets, change=at_night)
+    draws: list[Callable[[Tile], None]] = [
         lambda panel: draw_matches(panel, photos, night),
         lambda panel: draw_masks(panel, photos),
         lambda panel: draw_retrieval(panel, models, assets),
     ]
-    for name, rows, cols in (("before_after.webp", 1, 3), ("before_after_phone.webp", 3, 1)):
-        figure = Figure(figsize=(cols * WIDTH, rows * HEIGHT), dpi=200, facecolor="white")
+    for file, rows, cols in ((FILE, 1, 3), (PHONE_FILE, 3, 1)):
+        figure = Figure(figsize=(cols * WIDTH, rows * HEIGHT), dpi=200)
         for number, draw in enumerate(draws):
-            draw(Panel(figure, number % cols * WIDTH, (rows - 1 - number // cols) * HEIGHT))
-        figure.savefig(OUTPUT / name, pil_kwargs={"quality": 82})
-    return 0
-
-
-def changed(image: Tensor) -> Tensor:
-    """Return a photograph, uint8 `(3, side, side)`, mirrored, closer and at night."""
-    side = image.shape[-1]
-    near = resize(center_crop(image, [round(side * CLOSER)] * 2), [side, side], antialias=True).flip(-1).float() / 255
-    gray = near.mean(dim=0, keepdim=True)
-    return (((near + gray) / 2) ** GAMMA * NIGHT[:, None, None] * 255).round().byte()
+            draw(Tile(figure, number % cols * WIDTH, (rows - 1 - number // cols) * HEIGHT))
+        write_file(folder / file, partial(figure.savefig, pil_kwargs={"quality": 82}))
+    return True
 
 
 class Photographs:
@@ -133,7 +136,7 @@ class Photographs:
         ]
 
 
-def draw_matches(panel: Panel, photos: Photographs, night: Photographs) -> None:
+def draw_matches(panel: Tile, photos: Photographs, night: Photographs) -> None:
     """Draw the most similar place of the second picture for some of the first; right is within one patch."""
     index, found = photos.names.index(MATCHED), [match(*maps) for maps in zip(photos.maps, night.maps, strict=True)]
     shares = [float(is_right[:, BOTH, BOTH].float().mean()) for _, is_right in found]
@@ -147,7 +150,8 @@ def draw_matches(panel: Panel, photos: Photographs, night: Photographs) -> None:
             start = (col + 0.5) / GRID, (row + 0.5) / GRID
             end = tuple(((places[index, row, col] + 0.5) / GRID).tolist())
             ends = {"coordsA": "data", "coordsB": "data", "axesA": first, "axesB": second}
-            panel.figure.add_artist(ConnectionPatch(start, end, **ends, color=color, linewidth=1.6, zorder=5))
+            style = {"color": color, "linestyle": "-" if color == RIGHT else ":", "linewidth": 1.6, "zorder": 5}
+            panel.figure.add_artist(ConnectionPatch(start, end, **ends, **style))
             for axes, place in ((first, start), (second, end)):
                 axes.plot(*place, "o", color=color, markeredgecolor="white", markersize=5, zorder=6)
 
@@ -157,7 +161,7 @@ def match(maps: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> tuple[Ten
 
     Args:
         maps: Feature maps of the photographs.
-        others: Feature maps of the same photographs, `changed`.
+        others: Feature maps of the same photographs, `at_night`.
 
     Returns:
         Column and row, `(num_photographs, GRID, GRID, 2)`, and bool `(num_photographs, GRID, GRID)`.
@@ -171,7 +175,7 @@ def match(maps: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> tuple[Ten
     return places, ((places - expected).abs() <= SHIFTS).all(dim=-1)
 
 
-def draw_masks(panel: Panel, photos: Photographs) -> None:
+def draw_masks(panel: Tile, photos: Photographs) -> None:
     """Draw the places whose features are similar to those of a place."""
     panel.title("Click on a thing, get its mask", "all places that are similar to the ring")
     for name, x in ((BEFORE, EDGE + 0.81), (AFTER, WIDTH - EDGE - 0.81)):
@@ -185,7 +189,7 @@ def draw_masks(panel: Panel, photos: Photographs) -> None:
             panel.picture(marked(to_colors(covered[None]), [place], (GRID, GRID))[0], x, y, 1.62)
 
 
-def draw_retrieval(panel: Panel, models: Models, assets: DemoAssets) -> None:
+def draw_retrieval(panel: Tile, models: Models, assets: DemoAssets) -> None:
     """Draw the most similar of all held-out emoji in another style."""
     codes, styles = emoji_in_two_styles(assets)
     orders = [order_of(model, *styles) for model in models]
@@ -225,7 +229,3 @@ def order_of(model: RadioFeatures, queries: Tensor, others: Tensor) -> Tensor:
         summaries = torch.cat([model.encode(some).summary for some in pixels.split(32)])
         vectors.append(F.normalize(summaries - summaries.mean(dim=0), dim=1))
     return (vectors[0] @ vectors[1].T).argsort(dim=1, descending=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
