@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2.functional import InterpolationMode, resize
+from torchvision.transforms.v2.functional import InterpolationMode, pil_to_tensor, resize
 from torchvision.utils import draw_bounding_boxes
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
@@ -31,7 +31,7 @@ from modeling_radio.checks_radio import check_choice
 from modeling_radio.core.machine import find_device
 from modeling_radio.cpu import choose_cpu_blocks
 from modeling_radio.figures.features import background_of, class_color, overlaid, similarity_colors, to_pixels
-from modeling_radio.image_processing_radio import UNREADABLE, load_upright, open_image_file
+from modeling_radio.image_processing_radio import MAX_SHOWN, UNREADABLE, load_upright, open_image_file, to_eight_bits
 from modeling_radio.nvidia.fit import check_fit
 from modeling_radio.pipelines_radio import limits_of
 from modeling_radio.post_processing_radio import class_scores
@@ -180,12 +180,11 @@ def _open_processor(checkpoint: str, model: RadioPreTrainedModel, *, is_nvidias:
     return RadioImageProcessor.from_model_config(model.config)
 
 
-def read_photograph(path: str | Path | None, processor: RadioImageProcessor) -> Tensor:
+def read_photograph(path: str | Path | None) -> Tensor:
     """Return an image file as uint8 RGB `(3, height, width)`, rotated by its EXIF orientation.
 
     Args:
         path: The file; None if none was chosen.
-        processor: Converts palettes, transparency and 16 bits as for the model.
 
     Raises:
         ValueError: If no file was chosen, or the file is no image, is damaged or too large.
@@ -196,18 +195,19 @@ def read_photograph(path: str | Path | None, processor: RadioImageProcessor) -> 
     try:
         with open_image_file(path) as image:
             width, height = image.size
-            if is_small := width * height <= MAX_PIXELS:
-                load_upright(image)
+            is_small = width * height <= MAX_PIXELS
+            pixels = pil_to_tensor(to_eight_bits(load_upright(image))) if is_small else None
     except UNREADABLE as error:
         raise ValueError(
-            f"`image` must be a file in a format such as JPEG, PNG or WebP, got {path.name!r}, which cannot be read."
+            f"`image` must be a file in a format such as JPEG, PNG or WebP, got {path.name!r}, which cannot be read: "
+            f"{str(error)[:MAX_SHOWN]}"
         ) from error
-    if not is_small:
+    if pixels is None:
         raise ValueError(
             f"`image` must have at most {MAX_PIXELS // 1_000_000} megapixels, got {width} x {height}. Make it "
             "smaller first: the model sees a smaller one anyway."
         )
-    return processor.process_image(image, do_convert_rgb=True).round().to(torch.uint8)
+    return pixels
 
 
 def shown(photograph: Tensor) -> Tensor:

@@ -17,9 +17,10 @@ from torchvision import tv_tensors
 from torchvision.ops import masks_to_boxes
 from torchvision.transforms import v2
 
+from modeling_radio.core.ranks import on_first_rank
 from modeling_radio.core.seeds import derive_seed
 from modeling_radio.heads_radio import ProblemType
-from modeling_radio.training.data.decoding import SkippedImages, UnusableImageError, load_image
+from modeling_radio.training.data.decoding import SkippedImages
 from modeling_radio.training.data.labeled.coco import holds_coco, read_coco
 from modeling_radio.training.data.labeled.folders import (
     TRAIN,
@@ -40,6 +41,7 @@ from modeling_radio.training.data.labeled.labels import (
 from modeling_radio.training.data.labeled.tables import (
     IMAGE_COLUMNS,
     choose_column,
+    damaged_rows,
     open_class_folders,
     open_streams,
     open_tables,
@@ -274,7 +276,7 @@ class LabeledStream:
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield the rows of this rank, and in a worker those of this worker.
 
-        `image` is a Pillow image, `target` the label for a task. Images that cannot be opened are left out, and named
+        `image` is a Pillow image, `target` the label for a task. Images that cannot be decoded are left out, and named
         in the log.
 
         Raises:
@@ -287,10 +289,8 @@ class LabeledStream:
             num_read = 0
             for index, row in enumerate(self._of_rank(shuffled)):
                 image = self.column.read(row, f"training image {index} of pass {number_of_pass}")
-                try:
-                    rgb = load_image(image)
-                except UnusableImageError as error:
-                    skipped.add(image.name, error)
+                rgb = skipped.decode(image, smallest_px=1)
+                if rgb is None:
                     continue
                 num_read += 1
                 yield {"image": rgb, "target": self.labels.read(row, image.name)}
@@ -325,7 +325,7 @@ def collect(images: IterableDataset, column: ImageColumn, labels: LabelReader) -
     kept, skipped = {"image": [], "target": []}, SkippedImages()
     for index, row in enumerate(tqdm(images, desc="validation images", unit="image")):
         image = column.read(row, f"validation image {index}")
-        if skipped.check(image, min_side_px=1):
+        if skipped.decode(image, smallest_px=1) is not None:
             is_file = isinstance(image.content, Path)
             stored = {"bytes": None, "path": str(image.content)} if is_file else {"bytes": image.content, "path": None}
             kept["image"].append(stored)
@@ -381,7 +381,8 @@ def load_images(settings: FinetuneSettings, targets: Targets) -> LabeledImages:
         raise ValueError(f"{settings.data!r} has no split 'train'; it has {', '.join(tables)}.")
     image, target = _choose_columns(settings, targets, tables[TRAIN].column_names)
     columns = {image: "image", target: "target"}
-    tables = readable_tables({split: with_columns(table, columns) for split, table in tables.items()})
+    tables = {split: with_columns(table, columns) for split, table in tables.items()}
+    tables = readable_tables(tables, on_first_rank(lambda: damaged_rows(tables)) if settings.skip_damaged else {})
     problem_type: ProblemType | None = None
     if targets.are_of_images:
         problem_type = find_problem_type(tables[TRAIN])

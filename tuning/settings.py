@@ -59,6 +59,8 @@ class DataSettings(Settings):
 
     Attributes:
         size: Height and width in pixels that images are resized to; by default the checkpoint's preferred one.
+        skip_damaged: Leave out and name images that cannot be decoded, or whose mask cannot; each is decoded once for
+            this, before the run. By default the first one ends the run. Streams always leave them out.
         streaming: Read the training images in order while training, without a copy on the disk: for labels of whole
             images in Parquet or webdataset files or on the Hub; needs `steps` and `evaluate_every`.
         classes: Names of the classes in the order of their ids; by default those of the data.
@@ -82,6 +84,7 @@ class DataSettings(Settings):
     title: ClassVar[str] = "data"
 
     size: Annotated[tuple[int, int] | None, Spelling(read_size, "PX|HxW")] = None
+    skip_damaged: bool = False
     streaming: bool = False
     classes: tuple[str, ...] | None = Field(None, min_length=1)
     class_weights: Literal["balanced"] | tuple[float, ...] | None = None

@@ -237,7 +237,7 @@ class App:
 
     def photograph(self, image: str | None) -> Tensor:
         """Return a file of a photograph, uint8 RGB `(3, height, width)`."""
-        return read_photograph(image, self.opened.processor)
+        return read_photograph(image)
 
     def pixels(self, photograph: Tensor, resolution: float) -> Tensor:
         """Return the network's input for a photograph, `(1, 3, height, width)` on its device and in its type.

@@ -121,7 +121,7 @@ def test_a_photograph_is_rotated_as_its_camera_says(picture):
     image.paste("blue", (0, 0, 15, 20))
     exif = Image.Exif()
     exif[0x0112] = 6  # to be rotated by 90 degrees
-    pixels = read_photograph(picture(image, exif=exif), PROCESSOR)
+    pixels = read_photograph(picture(image, exif=exif))
     assert (pixels.shape, pixels.dtype) == ((3, 30, 20), torch.uint8)
     assert pixels[:, 2, 10].tolist() == [0, 0, 255]
     assert pixels[:, 27, 10].tolist() == [255, 0, 0]
@@ -129,17 +129,17 @@ def test_a_photograph_is_rotated_as_its_camera_says(picture):
 
 def test_files_that_are_no_photographs_are_refused(picture, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="`image`"):
-        read_photograph(None, PROCESSOR)
+        read_photograph(None)
     picture(Image.effect_noise((64, 64), 90), "half.png")
     half = (tmp_path / "half.png").read_bytes()[:600]
     for name, content in {"text.svg": b"<svg/>", "broken.jpg": b"\xff\xd8\xff\xe0 none", "half.png": half}.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=f"`image` .*'{name}'") as caught:
-            read_photograph(tmp_path / name, PROCESSOR)
+            read_photograph(tmp_path / name)
         assert str(tmp_path) not in str(caught.value), "no path of the server is told"
     monkeypatch.setattr(predictions, "MAX_PIXELS", 1000)
     with pytest.raises(ValueError, match=r"`image` .*64 x 64"):
-        read_photograph(picture(Image.new("RGB", (64, 64)), "large.png"), PROCESSOR)
+        read_photograph(picture(Image.new("RGB", (64, 64)), "large.png"))
 
 
 def open_edited(folder, **fields):
@@ -147,7 +147,7 @@ def open_edited(folder, **fields):
 
 
 def read(photograph):
-    return read_photograph(photograph, PROCESSOR)
+    return read_photograph(photograph)
 
 
 def outputs_of(opened, photograph):

@@ -95,14 +95,14 @@ def _ends(image: EncodedImage) -> bytes:
     return image.content[:SAMPLE_BYTES] + image.content[max(len(image.content) - SAMPLE_BYTES, SAMPLE_BYTES) :]
 
 
-def check_header(image: EncodedImage, min_side_px: int = MIN_SIDE_PX) -> None:
-    """Read the first bytes of an image, without decoding it.
+def check_header(image: EncodedImage, min_side_px: int = MIN_SIDE_PX) -> int:
+    """Read the first bytes of an image, without decoding it; return the length of its shorter side in pixels.
 
     Raises:
         UnusableImageError: If it is no image, or a side is below `min_side_px`.
     """
-    with _opened(image, min_side_px):
-        pass
+    with _opened(image, min_side_px) as file:
+        return min(file.size)
 
 
 def image_size(image: EncodedImage) -> ImageSize:
@@ -194,10 +194,12 @@ class SkippedImages:
             return False
         return True
 
-    def decode(self, image: EncodedImage, least_scale: LeastScale | None = None) -> Image.Image | None:
+    def decode(
+        self, image: EncodedImage, least_scale: LeastScale | None = None, *, smallest_px: int = MIN_SIDE_PX
+    ) -> Image.Image | None:
         """Decode an image as `decode_rgb` does; if it cannot be used, count and log it and return None."""
         try:
-            return decode_rgb(image, least_scale)
+            return decode_rgb(image, least_scale, smallest_px=smallest_px)
         except UnusableImageError as error:
             self.add(image.name, error)
             return None

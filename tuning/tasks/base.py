@@ -15,6 +15,7 @@ from PIL.ImageFile import ImageFile
 from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from torchvision import tv_tensors
+from torchvision.transforms.v2.functional import pil_to_tensor
 from transformers import PreTrainedTokenizerBase
 
 from modeling_radio import RadioConfig, RadioPreTrainedModel
@@ -291,11 +292,20 @@ class FinetuningTask(ABC):
 
     def read_image(self, image: Any, where: str) -> tv_tensors.Image:
         """Return an image of any kind as uint8 RGB, as the processor reads it."""
+        if isinstance(image, Image.Image):
+            try:
+                return tv_tensors.Image(pil_to_tensor(to_eight_bits(image)))
+            except ValueError as error:
+                raise ValueError(
+                    f"The image of {with_file(where, image)} cannot be read: {error} `radio finetune --skip-damaged` "
+                    "leaves it out."
+                ) from error
         try:
-            plain = to_eight_bits(image) if isinstance(image, Image.Image) else image
-            pixels = self.processor.process_image(plain, do_convert_rgb=True)
-        except ValueError as error:
-            raise ValueError(f"The image of {with_file(where, image)} cannot be read: {error}") from error
+            pixels = self.processor.process_image(image, do_convert_rgb=True)
+        except ValueError as error:  # of the processor's options
+            raise ValueError(
+                f"The image of {where} must have 1, 3 or 4 channels of 8 or 16 bits, or of floats in [0, 255]."
+            ) from error
         return tv_tensors.Image(pixels.round().to(torch.uint8))
 
 

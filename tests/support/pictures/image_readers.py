@@ -75,7 +75,7 @@ READERS = {
     "distillation, shards": (lambda path, content: distilled(content), UnusableImageError),
     "evaluation": (lambda path, content: DecodedImages(table(content), "x", str)[0], ValueError),
     "tuning": (lambda path, content: processed(read_row(table(content), 0, "image")["image"]), ValueError),
-    "app": (lambda path, content: read_photograph(path, PROCESSOR), ValueError),
+    "app": (lambda path, content: read_photograph(path), ValueError),
     "server": (lambda path, content: served(content), HTTPException),
     "run_onnx": (lambda path, content: ONNX.read(path), UNREADABLE),
 }

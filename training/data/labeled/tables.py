@@ -8,14 +8,30 @@ from __future__ import annotations
 import itertools
 import logging
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+
+from PIL import Image
+from PIL.ImageFile import ImageFile
+from tqdm import tqdm
 
 from modeling_radio.checks_radio import did_you_mean
 from modeling_radio.core.errors import first_few
 from modeling_radio.core.ids import HUB_PREFIX
-from modeling_radio.training.data.decoding import EncodedImage, SkippedImages, UnusableImageError, load_image
+from modeling_radio.core.machine import num_processors
+from modeling_radio.image_processing_radio import to_eight_bits
+from modeling_radio.training.data.decoding import (
+    MIN_SIDE_PX,
+    EncodedImage,
+    SkippedImages,
+    UnusableImageError,
+    check_header,
+    load_image,
+)
 from modeling_radio.training.data.image_folder import BUILDERS, MAX_NAMED, find_shards, is_hidden
 from modeling_radio.training.data.labeled.folders import SPLIT_NAMES, TRAIN, SplitNames, Tables
 from modeling_radio.training.data.sources import (
@@ -156,14 +172,23 @@ def _split_folders(path: Path, names: SplitNames) -> dict[str, Path]:
 
 
 def _image_and_metadata_files(folder: Path, root: Path) -> list[str]:
-    """Return the images of a split, and their metadata tables beside them or in the root, as patterns."""
+    """Return the images of a split, and their metadata tables beside them or in the root, as patterns.
+
+    The log counts files of other kinds, also images of a kind that `datasets` does not list, such as AVIF.
+    """
     from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
-    images = [
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in ImageFolder.EXTENSIONS and not any(map(is_hidden, path.relative_to(folder).parts))
-    ]
+    images, others = [], Counter[str]()
+    for path in folder.rglob("*"):
+        if any(map(is_hidden, path.relative_to(folder).parts)) or not path.is_file():
+            continue
+        if path.suffix.lower() in ImageFolder.EXTENSIONS:
+            images.append(path)
+        elif path.name not in ImageFolder.METADATA_FILENAMES:
+            others[path.suffix.lower() or path.name] += 1
+    if others:
+        kinds = [f"{count} {kind}" for kind, count in sorted(others.items())]
+        logger.warning("%s: left out files of kinds that are not read here: %s", folder, first_few(kinds, MAX_NAMED))
     tables = {path for name in ImageFolder.METADATA_FILENAMES for path in (*folder.rglob(name), root / name)}
     return as_patterns(sorted(str(path) for path in (*images, *tables) if path.is_file()))
 
@@ -296,24 +321,74 @@ def _split_of_words(text: str) -> str | None:
     return next((str(split) for split, known in SPLIT_KEYWORDS.items() if not set(words).isdisjoint(known)), None)
 
 
-def readable_tables(tables: Tables) -> Tables:
+def damaged_rows(tables: Tables) -> dict[str, dict[int, tuple[str, str]]]:
+    """Return the rows of tables whose images cannot be decoded, by split, each with the name of its image and why.
+
+    Args:
+        tables: As of `readable_tables`.
+    """
+    damaged = {}
+    for split, table in tables.items():
+        damage = partial(_damage, encoded(table), f"{split} image")
+        with ThreadPoolExecutor(num_processors()) as pool:  # Pillow decodes outside of Python's lock
+            found = pool.map(damage, range(len(table)))
+            shown = tqdm(found, desc=f"{split} images", total=len(table), leave=False, disable=None)
+            damaged[split] = {index: why for index, why in enumerate(shown) if why is not None}
+    return damaged
+
+
+def _damage(table: Dataset, name: str, index: int) -> tuple[str, str] | None:
+    """Return the name of the image in a row and why it, or another in the row, cannot be decoded; None if all can."""
+    stored = table[index]["image"]
+    shown = (stored.get("path") if isinstance(stored, dict) else None) or f"{name} {index}"
+    try:
+        image = read_row(table, index, name)["image"]
+    except ValueError as error:
+        return shown, str(error.__cause__)
+    try:
+        if isinstance(image, Image.Image):
+            to_eight_bits(image)
+    except ValueError as error:
+        return shown, str(error)
+    return None
+
+
+def readable_tables(tables: Tables, damaged: Mapping[str, Mapping[int, tuple[str, str]]] | None = None) -> Tables:
     """Return tables without the images whose file cannot be opened; the log names each of them, and their number.
 
-    Only the first bytes of files are read, and nothing of images that lie in the table itself.
+    Only the first bytes of files are read, and nothing of images that lie in the table itself. The log also tells how
+    many images are very small.
 
     Args:
         tables: Tables by split, with images in the column `image`.
+        damaged: Rows that are left out too, as of `damaged_rows`.
 
     Raises:
         ValueError: If a split has no other images.
     """
     skipped, readable = SkippedImages(), {}
     for split, table in tables.items():
-        kept = [
-            index
-            for index, path in enumerate(image_paths(table, "image"))
-            if path is None or skipped.check(EncodedImage(path, Path(path)), min_side_px=1)
-        ]
+        kept, small, of_split = [], [], (damaged or {}).get(split, {})
+        for index, path in enumerate(image_paths(table, "image")):
+            if index in of_split:
+                skipped.add(*of_split[index])
+                continue
+            try:
+                if path is not None and check_header(EncodedImage(path, Path(path)), min_side_px=1) < MIN_SIDE_PX:
+                    small.append(path)
+            except UnusableImageError as error:
+                skipped.add(str(path), error)
+            else:
+                kept.append(index)
+        if small:
+            shown = first_few(small, MAX_NAMED)
+            logger.warning(
+                "%d %s images have a side below %d px, which shows little: %s",
+                len(small),
+                split,
+                MIN_SIDE_PX,
+                shown,
+            )
         if not kept and len(table):
             raise ValueError(f"None of the {len(table)} {split} images can be opened; the log names them.")
         if len(kept) < len(table):
@@ -358,18 +433,22 @@ def read_row(table: Dataset, index: int, name: str) -> dict[str, Any]:
     Raises:
         ValueError: If an image cannot be decoded; the message names its file.
     """
-    from datasets import Image
+    from datasets import Image as ImageFeature
 
     table, where = encoded(table), f"{name} {index}"
     row = dict(table[index])
     for column, feature in table.features.items():
-        if isinstance(feature, Image) and row[column] is not None:
+        if isinstance(feature, ImageFeature) and row[column] is not None:
             image = ImageColumn("", column, is_listed=True).read(row, where)  # checked when the table was opened
+            file = row[column].get("path")
             try:
-                row[column] = load_image(image)
+                row[column] = opened = load_image(image)
+                if isinstance(opened, ImageFile) and file:
+                    opened.filename = file  # of an image in the table, for messages
             except UnusableImageError as error:
-                file = f" ({image.content})" if isinstance(image.content, Path) else ""
+                shown = f" ({file})" if file else ""
                 raise ValueError(
-                    f"The images of {where}{file} cannot be decoded: {error}. Replace the file, or remove it."
+                    f"The images of {where}{shown} cannot be decoded: {error}. Replace the file, or remove it; "
+                    "`radio finetune --skip-damaged` leaves it out."
                 ) from error
     return row

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from pathlib import Path
 
 import pytest
 from datasets import Dataset, Features, Value
@@ -124,11 +125,41 @@ def test_files_that_are_no_images_are_named_and_left_out(class_folders, content,
         images = load(class_folders, "image-classification", validation_share=0.4)
     assert f"skipping image {class_folders / 'cat' / '1.png'}: unreadable" in caplog.text
     assert "left out 1 of 6 train images, which cannot be opened" in caplog.text
+    assert (
+        f"1 train images have a side below 32 px, which shows little: {class_folders / 'cat' / '3.png'}" in caplog.text
+    )
     assert sorted(images.train["target"][:] + images.validation["target"][:]) == [0, 0, 1, 1, 1]
     for path in class_folders.rglob("*.png"):
         path.write_bytes(content)
     with pytest.raises(ValueError, match="None of the 6 train images"):
         load(class_folders, "image-classification")
+
+
+def test_images_that_cannot_be_decoded_are_left_out_if_asked(class_folders, caplog):
+    """Their first bytes are right; they may be files or lie in the table. Floats are no pixels."""
+    damaged = [class_folders / "cat" / "1.png", class_folders / "dog" / "floats.tif"]
+    damaged[0].write_bytes(damaged[0].read_bytes()[:2000])
+    Image.new("F", (40, 40), 0.5).save(damaged[1])
+    (class_folders / "dog" / "new.avif").touch()
+    rows = open_class_folders(class_folders)["train"].cast_column("image", ImageFeature(decode=False)).to_list()
+    for row in rows:
+        row["image"]["bytes"] = Path(row["image"]["path"]).read_bytes()
+    packed = class_folders.parent / "packed"
+    packed.mkdir()
+    Dataset.from_list(rows).cast_column("image", ImageFeature()).to_parquet(packed / "train.parquet")
+    assert "left out files of kinds that are not read here: 1 .avif" in caplog.text
+    for data in (class_folders, packed):
+        caplog.clear()
+        kept = load(data, "image-classification", validation_share=0.4)
+        assert len(kept.train) + len(kept.validation) == 7
+        images = load(data, "image-classification", validation_share=0.4, skip_damaged=True)
+        assert "left out 2 of 7 train images" in caplog.text
+        for path in damaged:
+            assert f"skipping image {path}: " in caplog.text
+        assert sorted(images.train["target"][:] + images.validation["target"][:]) == [0, 0, 1, 1, 1]
+        again = load(data, "image-classification", validation_share=0.4, skip_damaged=True)
+        assert again.remark == images.remark
+        assert again.train["target"][:] == images.train["target"][:]
 
 
 def test_images_in_the_table_itself_have_no_path(tmp_path):
