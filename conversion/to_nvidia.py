@@ -23,6 +23,7 @@ from modeling_radio.nvidia.arguments import check_arguments, check_source
 from modeling_radio.nvidia.config import has_one_token, teacher_token_index, token_fields
 from modeling_radio.nvidia.eradio import PUBLISHED, published_name
 from modeling_radio.nvidia.keys import TrainingFileLayout, training_file_key
+from modeling_radio.nvidia.navit import is_navit, navit_arguments
 from modeling_radio.nvidia.radio1d import is_radio1d
 from modeling_radio.nvidia.recognition import MATTERING
 from modeling_radio.nvidia.source import ERADIO_ARGUMENTS, PICKLES
@@ -30,8 +31,8 @@ from modeling_radio.presets_radio import mlp_ratio_for
 
 
 _DINO_STUDENT = "dino_v2_g_student"
-# LayerScale of RADIO1D's blocks has the plain name in its training files.
-_RADIO1D_LAYER_SCALE = re.compile(r"^(base_model\.blocks\.\d+\.ls[12])\.grandma$")
+# LayerScale of the blocks of RADIO1D and NaViT has the plain name in their training files.
+_PLAIN_LAYER_SCALE = re.compile(r"^(base_model\.blocks\.\d+\.ls[12])\.grandma$")
 _DTYPE_ARGUMENTS = ("dtype", "amp_dtype")
 # The arguments that NVIDIA's loader reads, with their default values.
 _DEFAULT_ARGS: dict[str, Any] = {
@@ -86,14 +87,15 @@ def training_file_content(model: RadioModel) -> dict[str, Any]:
         backbone="base_model.inner." if args["model"].startswith("dino_v2_") else "base_model.",
     )
     is_elastic = model.config.num_mergings > 0
+    has_plain_names = is_elastic or model.config.navit is not None
     state = {
-        _RADIO1D_LAYER_SCALE.sub(r"\1.gamma", key) if is_elastic else key: tensor.detach().clone()
+        _PLAIN_LAYER_SCALE.sub(r"\1.gamma", key) if has_plain_names else key: tensor.detach().clone()
         for ours, tensor in model.state_dict().items()
         if (key := training_file_key(ours, layout)) is not None
     }
     if is_elastic:
         state["base_model._iter_count"] = torch.tensor(0)  # of training steps, which NVIDIA's sampling reads
-    elif source.get("layer_scale") or args["model"] == _DINO_STUDENT:
+    elif not has_plain_names and (source.get("layer_scale") or args["model"] == _DINO_STUDENT):
         state |= _layer_scale_ones(state, layout.backbone, model.config)
     if model.config.eradio is not None:
         state |= relative_positions(model)
@@ -123,7 +125,7 @@ def _with_tokens(args: dict[str, Any], config: RadioConfig) -> dict[str, Any]:
         )
     if implied["num_registers"] != config.num_registers:
         registers = {"cpe_num_registers": config.num_registers, "register_multiple": None}
-        if is_radio1d(args):
+        if is_radio1d(args) or is_navit(args):
             kwargs = {"num_registers": config.num_registers, "register_multiple": None}
             registers = {"model_kwargs": {**args["model_kwargs"], **kwargs}}
         args = {**args, **registers}
@@ -215,7 +217,7 @@ def _build_args(config: RadioConfig) -> dict[str, Any]:
     """Return training arguments that describe a network of ours to NVIDIA's loader."""
     per_teacher = config.num_cls_tokens > 1
     adaptors = config.adaptor_configs
-    table = None if config.eradio is not None else config.max_img_size
+    table = config.max_img_size if config.eradio is None and config.navit is None else None
     versions = {adaptor.mlp_version for adaptor in adaptors} or {"v2"}
     return {
         **_architecture_args(config),
@@ -234,6 +236,8 @@ def _build_args(config: RadioConfig) -> dict[str, Any]:
 def _architecture_args(config: RadioConfig) -> dict[str, Any]:
     if config.num_mergings:
         return radio1d_arguments(config)
+    if config.navit is not None:
+        return navit_arguments(config)
     if config.eradio is not None:
         name = published_name(config.eradio) or "eradio_custom"
         return {"model": name, "model_kwargs": {"return_full_features": True}}
@@ -321,9 +325,11 @@ def _teachers(config: RadioConfig, *, per_teacher: bool) -> list[dict[str, Any]]
     for position in range(config.num_cls_tokens):
         if position not in entries and waiting:
             entries[position] = waiting.pop(0)
+    summary = config.summary_idxs or []
+    if config.navit is not None and config.navit.get("inner_summary_idxs") is not None:
+        summary = config.navit["inner_summary_idxs"]
     return [
-        teachers.get(entries.get(position, ""), {"name": f"teacher_{position}"})
-        | {"use_summary": position in (config.summary_idxs or [])}
+        teachers.get(entries.get(position, ""), {"name": f"teacher_{position}"}) | {"use_summary": position in summary}
         for position in range(config.num_cls_tokens)
     ]
 

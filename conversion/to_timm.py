@@ -36,6 +36,7 @@ TIMM_FOLDER = FolderKind("folders for timm", ("config.json", "model.safetensors"
 
 _PLAIN = {
     "eradio": None,
+    "navit": None,
     "wrapped": None,
     "downscale_levels": None,
     "qk_norm": False,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -23,9 +24,11 @@ _RADIO1D_CALL = re.compile(
     r"(?P<size>\d+x\d+)/(?P<mode>tokens(?:\d+|max)|mixed)/(?P<neck>encoder|decoder|decoder_adaptors/[^/]+)/(?P<kind>\w+)"
 )
 _RADIO1D_BLOCK = re.compile(r"(?P<size>\d+x\d+)/encoder_blocks/(?P<block>\d+)/features")
+_LIST = re.compile(r"list/[^/]+/backbone/(?P<kind>summary|features)(?:/(?P<image>\d+))?")
+_NORMED = re.compile(r"(?P<size>\d+x\d+)/intermediates/sparse_norm/(?P<block>\d+)/(?P<kind>\w+)")
 _CLIP_MODES = ("frames", "packed", "packed_padded")
 _POSITIONS = "/training/positions"
-_INPUTS = ("/image_uint8", "/clip_uint8", "/training/draws", "/mixed/num_tokens", "/mixed/mask_uint8")
+_INPUTS = ("/image_uint8", "list/sizes", "/clip_uint8", "/training/draws", "/mixed/num_tokens", "/mixed/mask_uint8")
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def compare_with_reference(model: RadioModel, reference: str | Path) -> list[Out
             (features are maps); for video `HxW/clip_uint8` and `HxW/frames|packed|packed_padded/backbone/...`: each
             frame as an image, temporal patches of all frames, and of all but the last one; and `HxW/training/draws`
             with the `positions` of clips that share a crop; for E-RADIO `HxW/attention_windowN|optimal/backbone/...`;
-            for RADIO1D those of `radio1d_outputs`.
+            for RADIO1D those of `radio1d_outputs`, for NaViT those of `navit_outputs`.
 
     Returns:
         One comparison per stored output.
@@ -78,11 +81,15 @@ def compare_with_reference(model: RadioModel, reference: str | Path) -> list[Out
     lacking = sorted(needed - set(stored))
     if lacking:
         raise ValueError(f"The reference {str(reference)!r} lacks {', '.join(lacking)}: the images of its outputs.")
+    if model.config.navit is not None:
+        stored = _in_float32(stored, rounded=bool(model.config.navit.get("rounded_angles")))
     groups: dict[tuple[str, str], list[re.Match[str]]] = {}
     for key in stored:
         if match := _KEY.fullmatch(key):
             groups.setdefault((match["size"], match["mode"]), []).append(match)
     elastic = radio1d_outputs(model, stored) if model.config.num_mergings else {}
+    if model.config.navit is not None:
+        elastic = navit_outputs(model, stored)
     unknown = [key for key in stored if not (_KEY.fullmatch(key) or key.endswith(_INPUTS) or key in elastic)]
     comparisons = [
         OutputDifference(match[0], _difference(outputs.get(f"{match['name']}/{match['kind']}"), stored[match[0]]))
@@ -98,6 +105,25 @@ def compare_with_reference(model: RadioModel, reference: str | Path) -> list[Out
     if all(comparison.difference is None for comparison in comparisons):
         raise ValueError(f"The reference {str(reference)!r} holds no output of this model.")
     return [*comparisons, *(OutputDifference(key, None) for key in unknown if key not in positions)]
+
+
+def _in_float32(stored: Mapping[str, Tensor], *, rounded: bool) -> dict[str, Tensor]:
+    """Return the outputs of NVIDIA's NaViT that were computed in float32, under plain keys; all if none are marked.
+
+    Args:
+        stored: Its code runs under autocast alone; `HxW/float32/...` is of the same code without it, and
+            `HxW/rounded/...` with the angles of autocast.
+        rounded: Whether the model's angles are so.
+    """
+    mark = re.compile(r"(?<=/)(float32|rounded)/")
+    if not any(map(mark.search, stored)):
+        return dict(stored)
+    wanted = "rounded" if rounded else "float32"
+    return {
+        mark.sub("", key): tensor
+        for key, tensor in stored.items()
+        if key.endswith(_INPUTS) or ((found := mark.search(key)) and found[1] == wanted)
+    }
 
 
 def format_comparisons(comparisons: list[OutputDifference], tolerance: float) -> str:
@@ -149,7 +175,8 @@ def list_unchecked(config: RadioConfig, comparisons: Sequence[OutputDifference])
     missing = [adaptor for adaptor in config.adaptor_configs if adaptor.name not in compared_names]
     if missing:
         found.append(f"the outputs of {_list(f'{adaptor.name} (token {adaptor.token_index})' for adaptor in missing)}")
-    if config.eradio is None and all(max(map(int, size.split("x"))) == config.max_img_size for size in images):
+    has_table = config.eradio is None and config.navit is None
+    if has_table and all(max(map(int, size.split("x"))) == config.max_img_size for size in images):
         found.append(f"resized positions (with{'' if config.pos_embed_align_corners else 'out'} aligned corners)")
     has_choice = config.eradio is None and not config.num_mergings
     if has_choice and not any(mode.startswith("window") for mode in modes):
@@ -176,8 +203,9 @@ def _run(model: RadioModel, images: Tensor, mode: str, wanted: list[re.Match[str
     """Return the outputs of one mode under `NAME/summary` and `NAME/features`."""
     if mode.startswith("intermediates/"):
         blocks = sorted({int(match["name"]) for match in wanted})
+        window = "global" if model.config.navit is None else None  # NVIDIA's NaViT has the configuration's
         levels = model.get_intermediate_features(
-            images, blocks, aggregation="dense" if mode.endswith("dense") else "sparse", window_size="global"
+            images, blocks, aggregation="dense" if mode.endswith("dense") else "sparse", window_size=window
         )
         named = {str(block): level for block, level in zip(blocks, levels, strict=True)}
     elif mode in ("packed", "packed_padded"):
@@ -259,4 +287,37 @@ def radio1d_outputs(model: RadioModel, stored: Mapping[str, Tensor]) -> dict[str
         for match in matches:
             summary, features = necks.get(match["neck"], (None, None))
             outputs[match[0]] = summary if match["kind"] == "summary" else features
+    return outputs
+
+
+@torch.no_grad()
+def navit_outputs(model: RadioModel, stored: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
+    """Return the outputs of a NaViT for the stored keys that only such a network has.
+
+    Args:
+        model: In evaluation mode.
+        stored: `HxW/intermediates/sparse_norm/BLOCK/...`, blocks with the last norm; and of a pack of the images of
+            `list/sizes`, each the first of its size, `list/MODE/backbone/summary` `(images, tokens, hidden)` and
+            `list/MODE/backbone/features/IMAGE`, in windows of the configuration.
+    """
+    outputs: dict[str, Tensor | None] = {}
+    for match in filter(None, map(_NORMED.fullmatch, stored)):
+        pair = model.forward_intermediates(
+            stored[f"{match['size']}/image_uint8"] / 255,
+            indices=[int(match["block"])],
+            norm=True,
+            return_prefix_tokens=True,
+            intermediates_only=True,
+        )[0]
+        outputs[match[0]] = getattr(pair, match["kind"])
+    if "list/sizes" in stored:
+        patch_size = model.config.patch_size
+        images = [stored[f"{height}x{width}/image_uint8"][:1] / 255 for height, width in stored["list/sizes"].tolist()]
+        patches = [F.pixel_unshuffle(image, patch_size).flatten(2)[0].T for image in images]
+        grids = torch.tensor([[side // patch_size for side in image.shape[2:]] for image in images])
+        out = model(torch.cat(patches), image_grid_hw=grids, adaptor_names=[], return_dict=True)
+        features = out.features.split(grids.prod(dim=1).tolist())
+        summary = out.summary.unflatten(1, (-1, model.config.hidden_size))
+        for match in filter(None, map(_LIST.fullmatch, stored)):
+            outputs[match[0]] = summary if match["kind"] == "summary" else features[int(match["image"])]
     return outputs

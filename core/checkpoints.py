@@ -105,6 +105,8 @@ def with_global_blocks(model: RadioModel, num_global: int) -> RadioModel:
     """Return a model with so many global blocks in ViTDet mode, in evaluation mode; weights are shared."""
     config = copy.deepcopy(model.config)
     config.vitdet_num_global, config.vitdet_num_windowed = num_global, None
+    if config.navit is not None:
+        config.navit = {**config.navit, "global_blocks": None}
     with torch.device("meta"):
         changed = RadioModel(config)
     changed.load_state_dict(model.state_dict(), assign=True)

@@ -269,9 +269,9 @@ class TrunkFields(OriginFields):
         num_intermediate_normalizers: Layers with their own normalizer for intermediate features; 0 for none.
         intermediate_rotation_per_layer: One rotation for each of those layers instead of a shared one.
         initializer_range: Standard deviation of freshly initialized linear weights.
-        eradio: Arguments of NVIDIA's E-RADIO, by its names (`eradio_radio.py`): a network of another architecture,
-            whose features have `hidden_size` channels at the stride `patch_size`; its other fields here say nothing.
-            `None` is the ViT that the other fields describe.
+        eradio: Arguments of NVIDIA's E-RADIO, by its names (`eradio_radio.py`), whose features have `hidden_size`
+            channels at the stride `patch_size`; other fields here say nothing of it. `None` is the ViT of these.
+        navit: Options of a ViT with rotary positions in place of a table, NaViT (`NavitOptions` in `navit_radio.py`).
         wrapped: In place of the ViT a network of timm or transformers, or a class (`wrapped_radio.py`), as `eradio`.
     """
 
@@ -299,6 +299,7 @@ class TrunkFields(OriginFields):
     intermediate_rotation_per_layer: bool = False
     initializer_range: Number = 0.02
     eradio: dict[str, Any] | None = None
+    navit: dict[str, Any] | None = None
     wrapped: dict[str, Any] | None = None
 
     @property
@@ -357,11 +358,11 @@ class TrunkFields(OriginFields):
                 f"`num_intermediate_normalizers` must be 0 or `num_hidden_layers` ({self.num_hidden_layers}), one for "
                 f"each block, got {self.num_intermediate_normalizers}."
             )
-        check_json(self, "eradio", "wrapped")
+        check_json(self, "eradio", "navit", "wrapped")
 
     def validate_tokens(self) -> None:
         """Refuse tokens that the summary cannot read: other ones than class tokens, or registers in NVIDIA's files."""
-        check_range(self, 1, LARGEST, "num_cls_tokens")
+        check_range(self, 1 if self.navit is None else 0, LARGEST, "num_cls_tokens")
         check_range(self, 0, LARGEST, "num_registers")
         of_nvidia = self.nvidia_source is not None
         what = "class tokens and registers" if of_nvidia else "the class tokens"
@@ -634,18 +635,17 @@ class WindowFields(Radio1dFields):
 
         Behind a merging the last block alone counts: the decoder makes one token a patch of its output.
         """
-        return [block for block in self.full_grid_blocks if self.is_global_block(block)]
+        return [block for block in self.full_grid_blocks if self.is_global_block(block)] or self.full_grid_blocks[-1:]
 
     def is_global_block(self, index: int) -> bool:
         """True if block `index` (0-based) attends globally in ViTDet mode (C-RADIOv4 3.2).
 
         The blocks are cut into periods whose last block is global; the very last block always is.
         """
-        if self.vitdet_num_windowed is not None:
-            period = self.vitdet_num_windowed + 1
-        else:
-            period = max(self.num_hidden_layers // self.vitdet_num_global, 1)
-        return index % period == period - 1 or index == self.num_hidden_layers - 1
+        chosen, windowed = (self.navit or {}).get("global_blocks"), self.vitdet_num_windowed
+        period = max(self.num_hidden_layers // self.vitdet_num_global, 1) if windowed is None else windowed + 1
+        is_last = index % period == period - 1 or index == self.num_hidden_layers - 1
+        return is_last if chosen is None else index in chosen
 
     def validate_windows(self) -> None:
         """Refuse windows without a token, or where tokens are merged."""

@@ -55,7 +55,9 @@ def check_widths(config: RadioConfig, groups: Sequence[Sequence[int]]) -> None:
 def average_blocks(
     network: Any, result: NetworkOutput, blocks: list[int], scale_order: ScaleOrder = "post-alpha"
 ) -> Tensor:
-    """Return the mean output of some blocks, `(batch, length, hidden)`; normalizers do not touch prefix tokens.
+    """Return the mean output of some blocks, `(batch, length, hidden)`.
+
+    Normalizers do not touch prefix tokens, but for those of NaViT, as in NVIDIA's code.
 
     Args:
         network: The `radio_model`.
@@ -68,11 +70,17 @@ def average_blocks(
     normalizer = network.inter_feature_normalizer
     if normalizer is None or scale_order == "none":
         return tokens
+    start = network.config.num_prefix_tokens if network.config.navit is None else 0
     if scale_order == "post-alpha":
-        features = normalizer(network.patch_features(tokens), blocks)
+        features = normalizer(tokens[:, start:], blocks)
     else:
-        features = normalizer.scale_each([network.patch_features(output) for output in outputs], blocks)
-    return torch.cat([tokens[:, : network.config.num_prefix_tokens], features], dim=1)
+        features = normalizer.scale_each([output[:, start:] for output in outputs], blocks)
+    return torch.cat([tokens[:, :start], features], dim=1)
+
+
+def summarize_block(network: Any, tokens: Tensor) -> Tensor:
+    """Return the summary of an intermediate block: of NaViT, as of NVIDIA's, other class tokens than the final one."""
+    return network.summarize(tokens) if network.config.navit is None else network.summarize_block(tokens)
 
 
 def read_blocks(
@@ -106,7 +114,7 @@ def read_blocks(
     as_maps = feature_format == "NCHW"
     return [
         RadioIntermediateOutput(
-            summary=network.summarize(each),
+            summary=summarize_block(network, each),
             features=network.block_map(each, result.grid, block) if as_maps else network.patch_features(each),
         )
         for each, block in zip(tokens, blocks, strict=True)
@@ -163,10 +171,11 @@ def forward_intermediates(  # noqa: PLR0913
         tokens = final_norm(average_blocks(network, result, group, norm_alpha_scheme))
         as_map = output_fmt == "NCHW"
         features = network.block_map(tokens, result.grid, group[-1]) if as_map else network.patch_features(tokens)
-        outputs.append(RadioPair(network.summarize(tokens), features) if return_prefix_tokens else features)
+        outputs.append(RadioPair(summarize_block(network, tokens), features) if return_prefix_tokens else features)
     if intermediates_only:
         return outputs
-    if result.encoded is None:  # else the final output is the decoder's
+    # Else the final output is RADIO1D's decoder's, or that of NaViT, whose last norm never stays away.
+    if result.encoded is None and (network.config.navit is None or last < depth - 1):
         result = result._replace(tokens=final_norm(result.kept[last]))
     return network.make_pairs(result, output_fmt), outputs
 

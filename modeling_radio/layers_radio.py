@@ -485,9 +485,12 @@ class RadioAttention(nn.Module):
         self.proj = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, hidden_states: Tensor, segments: Segments | None = None, record: Record | None = None) -> Tensor:
-        batch_size, is_eager = hidden_states.shape[0], record is not None
-        segments = segments or ((1, hidden_states.shape[1]),)
-        qkv = self.project(hidden_states)
+        return self.mix(self.project(hidden_states), segments, record)
+
+    def mix(self, qkv: Tensor, segments: Segments | None = None, record: Record | None = None) -> Tensor:
+        """Return the output of `forward` for what `project` returned."""
+        batch_size, is_eager = qkv.shape[0], record is not None
+        segments = segments or ((1, qkv.shape[1]),)
         if len(segments) == 1:
             outputs = [self._attend(qkv, segments[0][0], is_eager)]
         elif not is_eager and is_flash_attention_requested(self.config):  # one call for segments of unequal lengths
@@ -496,10 +499,9 @@ class RadioAttention(nn.Module):
         else:
             runs = qkv.split([count * size for count, size in segments], dim=1)
             outputs = [self._attend(run, count, is_eager) for run, (count, _) in zip(runs, segments, strict=True)]
-        mixed = [output.reshape(batch_size, -1, hidden_states.shape[-1]) for output, _ in outputs]
-        if record is not None:
-            for _, weights in outputs:
-                record(cast(Tensor, weights))  # eager attention gives them
+        mixed = [output.reshape(batch_size, -1, self.num_heads * self.head_dim) for output, _ in outputs]
+        for _, weights in outputs if record is not None else ():
+            cast(Record, record)(cast(Tensor, weights))  # eager attention gives them
         return self.proj(torch.cat(mixed, dim=1) if len(mixed) > 1 else mixed[0])
 
     def project(self, hidden_states: Tensor) -> Tensor:

@@ -410,12 +410,10 @@ class RadioNetwork(NvidiaNames, nn.Module):
 
 def build_network(config: RadioConfig, use_adaptors: bool = True) -> RadioNetwork:
     """Return the network of a configuration; an architecture besides the plain ViT is imported where it is built."""
-    if config.eradio is not None:
-        return import_sibling("eradio_radio").EradioNetwork(config, use_adaptors)
-    if config.wrapped is not None:
-        return import_sibling("wrapped_radio").WrappedNetwork(config, use_adaptors)
-    if config.num_mergings:
-        return import_sibling("radio1d_radio").Radio1dNetwork(config, use_adaptors)
+    kinds = [kind for kind in ("eradio", "navit", "wrapped") if getattr(config, kind) is not None]
+    if kinds or config.num_mergings:
+        kind = kinds[0] if kinds else "radio1d"
+        return vars(import_sibling(f"{kind}_radio"))[f"{kind.capitalize()}Network"](config, use_adaptors)
     return RadioNetwork(config, use_adaptors)
 
 
@@ -431,7 +429,7 @@ IGNORED_KEYS = [UNUSED_KEYS, r"^text_tower\.", r"^logit_(scale|bias)$"]
 # Classes of modules that join tensors of different parts of theirs, which must lie on one device.
 _PARTS = (
     "RadioBlock RadioPatchGenerator RadioPatchMerging Radio1dDecoder RadioHeadMLP EradioConvolutions "
-    "EradioAttentionBlock EradioNeck WrappedTrunk"
+    "EradioAttentionBlock EradioNeck NavitBlock NavitPatches NavitPool WrappedTrunk"
 )
 WHOLE_PARTS: list[str] = [*_PARTS.split()]
 

@@ -11,6 +11,7 @@ def native_differences(config: RadioConfig) -> list[str]:
     reads_registers = any(index >= config.num_cls_tokens for index in config.summary_idxs or [])
     reasons = {
         "tokens that are merged, and a decoder": config.num_mergings > 0,
+        "rotary positions, which native does not know": config.navit is not None,
         "a position table resized with aligned corners": config.pos_embed_align_corners,
         "a position table cropped instead of fitted to each grid": not config.use_cropped_positions,
         "a feature normalizer": config.use_feature_normalizer,

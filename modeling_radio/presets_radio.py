@@ -198,5 +198,21 @@ OURS: dict[str, dict[str, Any]] = {
     },
 }
 
-PRESETS = {release.version: release.config_fields() for release in RELEASES.values() if release.tokens} | OURS
+NAVIT_SIZES = {
+    **{name: SIZES[name] for name in ("tiny", "small", "base", "large", "huge")},
+    "so400m": Size(1152, 27, 16),
+    "giant": Size(1408, 40, 16),
+}
+"""Shapes of the networks of NVIDIA's branch `navit`, by the end of their names there, such as `navit_small`."""
+NAVIT_FIELDS = {"use_patch_bias": True, "use_final_norm": True, "max_img_size": 2048 * 16, "max_resolution": 2048}
+"""Fields of every NaViT. It has no table of positions: NVIDIA's largest grid has 2048 rows and columns."""
+# NVIDIA published none of them, and its default is no class token: tokens as in C-RADIOv4 are our choice, and as in
+# NVIDIA's code all class tokens make the summary.
+_NAVIT_TOKENS = {"num_cls_tokens": 3, "num_registers": 7, "summary_idxs": [0, 1, 2]}
+NAVITS = {
+    f"navit_{name}": {**size.config_fields(), **_NAVIT_TOKENS, **NAVIT_FIELDS, "navit": {}}
+    for name, size in NAVIT_SIZES.items()
+}
+
+PRESETS = {release.version: release.config_fields() for release in RELEASES.values() if release.tokens} | NAVITS | OURS
 """Keyword arguments of `RadioConfig` by architecture; see `RadioConfig.from_preset`."""

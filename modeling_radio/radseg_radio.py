@@ -46,7 +46,7 @@ def choose_scra(network: Any, scra: Scra) -> float | None:
         ValueError: If it is no positive number, or the network has no such block.
     """
     config = network.config
-    is_plain = not config.is_foreign and not config.num_mergings
+    is_plain = not config.is_foreign and not config.num_mergings and config.navit is None
     has_attention = is_plain and isinstance(network.model.blocks[-1].attn, RadioAttention)
     if scra == "auto":
         return SCALING if has_attention else None
@@ -54,7 +54,7 @@ def choose_scra(network: Any, scra: Scra) -> float | None:
     if scra is not None and not has_attention:
         raise ValueError(
             f"`scra` must be 'auto' or None for a network whose last block is not RADIO's own, got {scra}: E-RADIO, "
-            "RADIO1D, networks of libraries, and blocks with another attention."
+            "RADIO1D, NaViT, networks of libraries, and blocks with another attention."
         )
     return scra  # pyrefly: ignore[bad-return]
 

@@ -9,7 +9,7 @@ import warnings
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .checks_radio import COUNT, check_multiple, number, optional
 from .inputs_radio import WINDOW_SIZES, WindowChoice, choose_without_budget
@@ -72,7 +72,7 @@ class WindowBudget:
         # in eager attention also two copies of the scores.
         mlp, attention = 2 * tokens * (config.hidden_size + config.intermediate_size), 6 * tokens * config.hidden_size
         scores = 2 * pairs * config.num_attention_heads if config._attn_implementation == "eager" else 0
-        activations = max(mlp, attention + scores) * transformer.patch_generator.pos_embed.element_size()
+        activations = max(mlp, attention + scores) * _like(transformer).element_size()
         return WindowChoice(window_size, (sizes @ self._block_cost()).sum().item(), (weights + activations) / 2**30)
 
     def _check_size(self, height: int, width: int, batch_size: int) -> None:
@@ -99,15 +99,21 @@ class WindowBudget:
         return costs[key]
 
 
+def _like(transformer: RadioVisionTransformer) -> Tensor:
+    """Return a weight of the first block that is never quantized, the one of a norm."""
+    norms = (module for module in transformer.blocks[0].modules() if isinstance(module, nn.LayerNorm | nn.RMSNorm))
+    return next(norms).weight
+
+
 @torch.no_grad()
 def calibrate(transformer: RadioVisionTransformer) -> Tensor:
     """Time one block on its own device over some segments; return what `fit_costs` makes of the fastest runs."""
-    block, positions = transformer.blocks[0], transformer.patch_generator.pos_embed  # which is never quantized
-    synchronize = (lambda: None) if positions.device.type == "cpu" else torch.accelerator.synchronize
+    block, like = transformer.blocks[0], _like(transformer)
+    synchronize = (lambda: None) if like.device.type == "cpu" else torch.accelerator.synchronize
     was_training, times = block.training, []
     block.eval()
     for count, length in _CALIBRATED:
-        tokens = torch.randn(1, count * length, positions.shape[-1]).to(positions)
+        tokens = torch.randn(1, count * length, transformer.embed_dim).to(like)
         seconds = []
         for _ in range(1 + CALIBRATION_RUNS):  # the first warms up
             synchronize()

@@ -79,7 +79,8 @@ def build_lora_config(model: RadioPreTrainedModel, settings: FinetuneSettings) -
     targets = "|".join(settings.lora_targets or valid)
     alpha = settings.lora_alpha if settings.lora_alpha is not None else 2 * settings.lora_rank
     modules = model.named_modules() if settings.train_norms else ()
-    norms = [name for name, module in modules if re.match(IN_BLOCKS, name) and isinstance(module, nn.LayerNorm)]
+    kinds = (nn.LayerNorm, nn.RMSNorm)
+    norms = [name for name, module in modules if re.match(IN_BLOCKS, name) and isinstance(module, kinds)]
     return LoraConfig(
         r=settings.lora_rank,
         lora_alpha=cast(int, alpha),  # peft takes any number

@@ -51,7 +51,7 @@ REFERENCE_WIDTH = 768
 
 _BLOCK = re.compile(rf"{re.escape(TRUNK)}\.(?:blocks|levels)\.(\d+)\.")
 _MERGING = re.compile(rf"{re.escape(TRUNK)}\.(?:downscale_blocks|prefix_proj_blocks)\.(\d+)\.")
-_ABOVE_BLOCKS = re.compile(rf"{re.escape(TRUNK)}\.(?:norm|decoder|high_res_neck)\.")
+_ABOVE_BLOCKS = re.compile(rf"{re.escape(TRUNK)}\.(?:norm|norm_post|attn_pool|decoder|high_res_neck)\.")
 
 
 class SealCheckpoints(TrainerCallback):
@@ -417,7 +417,8 @@ def frozen_parts(model: nn.Module) -> list[nn.Module]:
     network = _network_of(model)
     if not any(parameter.requires_grad for parameter in network.model.parameters()):
         return [network]
-    return [] if network.config.is_foreign else [network.model.patch_generator]
+    has_table = not network.config.is_foreign and network.config.navit is None
+    return [network.model.patch_generator] if has_table else []
 
 
 def _network_of(model: nn.Module) -> RadioNetwork:
@@ -482,8 +483,8 @@ def parameter_groups(
 def _num_blocks_above(name: str, network: RadioNetwork) -> int:
     """Return the number of blocks, of other networks levels, after the one that a weight of the backbone belongs to.
 
-    It is 0 for the last norm, RADIO1D's decoder and E-RADIO's neck, which the head reads. A merging belongs to the
-    block behind it, whose width it produces.
+    It is 0 for the last norm, NaViT's pool, RADIO1D's decoder and E-RADIO's neck, which the head reads. A merging
+    belongs to the block behind it, whose width it produces.
     """
     if isinstance(network.model, WrappedTrunk):
         return network.model.count_stages_above(name.partition(f"{TRUNK}.")[2])

@@ -6,6 +6,8 @@ from typing import Any
 
 from modeling_radio.checks_radio import FLAG, LARGEST, MAPPING, MOST_BLOCKS, Rule, integer, listed, number
 
+from .navit import is_navit
+
 
 def _is_line(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,200}", value) is not None
@@ -28,7 +30,7 @@ _ARGUMENTS = {
     "model_kwargs.mlp_ratio": _FACTOR,
     "model_kwargs.img_size": _SIZE,
     "model_kwargs.cpe_max_size": _SIZE,
-    "model_kwargs.num_cls_tokens": _SIZE,
+    "model_kwargs.num_cls_tokens": _COUNT,
     "model_kwargs.num_registers": _COUNT,
     "model_kwargs.register_multiple": _COUNT,
     "model_kwargs.downscale_levels": listed(_BLOCK),
@@ -37,6 +39,20 @@ _ARGUMENTS = {
     "model_kwargs.qkv_bias": FLAG,
     "model_kwargs.qk_norm": FLAG,
     "model_kwargs.progressive_reduction": FLAG,
+    "model_kwargs.patch_size": _SIZE,  # from here on of NaViT
+    "model_kwargs.in_channels": _SIZE,
+    "model_kwargs.norm_layer": _NAME,
+    "model_kwargs.norm_method": _NAME,
+    "model_kwargs.pool_type": _NAME,
+    "model_kwargs.rope_base": _FACTOR,
+    "model_kwargs.rope_fraction": number("[0, 1]"),
+    "model_kwargs.init_values": number(f"[-{LARGEST}, {LARGEST}]"),
+    "model_kwargs.matryoshka": FLAG,
+    "model_kwargs.post_norm_affine": FLAG,
+    "model_kwargs.vitdet_config": MAPPING,
+    "model_kwargs.vitdet_config.window_size": _SIZE,
+    "model_kwargs.vitdet_config.num_global": _SIZE,
+    "model_kwargs.vitdet_config.global_attn_indices": listed(integer(-MOST_BLOCKS, MOST_BLOCKS)),
     "model_norm": FLAG,
     "teachers!": _ENTRIES,
     "teachers.*!": MAPPING,
@@ -123,7 +139,9 @@ def check_hub_config(config: Mapping[str, Any], file: str) -> None:
     """
     names, described = config.get("adaptor_names"), config.get("adaptor_configs") or {}
     args = config["args"]
-    wanted = () if isinstance(args, Mapping) and is_eradio(args) else _NEEDED_OF_FOLDERS  # E-RADIO has no positions
+    wanted = _NEEDED_OF_FOLDERS
+    if isinstance(args, Mapping) and (is_eradio(args) or is_navit(args)):  # which have no table of positions
+        wanted = () if is_eradio(args) else ("mlp_version",)
     needed = {f"{path}!" if path in wanted else path: rule for path, rule in _ARGUMENTS.items()}
     faults = [*_faults(needed, config["args"], "args."), *_faults(_HUB_CONFIG, config, "")]
     if not faults:

@@ -8,6 +8,7 @@ from modeling_radio.checks_radio import own_name, round_to_step
 from modeling_radio.presets_radio import DINO_FIELDS, RELEASES, SIZES, Size
 
 from .arguments import check_hub_config, is_eradio
+from .navit import is_navit, navit_fields, token_counts
 from .radio1d import MODEL, is_radio1d, merging_fields, prefix_counts
 from .recognition import MATTERING, recognize
 
@@ -162,8 +163,8 @@ def release_fields(
         "max_resolution": facts.get("max_resolution") or (release.max_px if release else _DEFAULT_MAX_PX),
         "preferred_resolution": [round_to_step(side, shape["patch_size"]) for side in preferred],
         "pos_embed_align_corners": fields.get("pos_embed_align_corners", False) and not is_of_today,
-        "vitdet_window_size": facts.get("vitdet_window_size"),
-        **_vitdet_fields(fields, shape["num_hidden_layers"]),
+        "vitdet_window_size": facts.get("vitdet_window_size") or shape.get("vitdet_window_size"),
+        **({} if "vitdet_num_windowed" in shape else _vitdet_fields(fields, shape["num_hidden_layers"])),
         **stated,
     }
 
@@ -197,13 +198,15 @@ def backbone_fields(args: Mapping[str, Any], beside: Mapping[str, Any] | None = 
 
         plain = {"use_layer_scale": False, "use_patch_bias": False}
         return {**eradio_fields(arguments_of(args, beside)), **plain}
+    if is_navit(args):
+        return navit_fields(args)
     if name in _DINO_STUDENTS:
         size_name, use_swiglu = _DINO_STUDENTS[name]
         shape = {**_shape_fields(SIZES[size_name], kwargs), **DINO_FIELDS}
         return {**shape, "use_swiglu_ffn": use_swiglu, "max_img_size": args["cpe_max_size"]}
     match = re.match(r"(vit_|radio1d_)([a-zA-Z0-9]+(?:_v2)?)_patch(\d+)", name)
     if match is None or match.group(2) not in SIZES:
-        known = [*(f"{kind}{size}_patch*" for kind in ("vit_", MODEL) for size in SIZES), *_DINO_STUDENTS]
+        known = [*(f"{kind}{size}_patch*" for kind in ("vit_", MODEL) for size in SIZES), *_DINO_STUDENTS, "navit_*"]
         raise ValueError(f"`args.model` must be one of {known}, got {name!r}.")
     if kwargs.get("scaled_ln"):
         raise ValueError("`args.model_kwargs.scaled_ln` (layer norms scaled by depth) is not supported.")
@@ -237,8 +240,12 @@ def _shape_fields(size: Size, kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def has_one_token(args: Mapping[str, Any]) -> bool:
-    """True if all heads and the summary read one token, as in NVIDIA's wrapper of DINOv2's ViTs and in E-RADIO."""
-    return args.get("model") in _DINO_STUDENTS or is_eradio(args) or not args.get("cls_token_per_teacher", True)
+    """True if all heads and the summary read one token, as in NVIDIA's wrapper of DINOv2's ViTs and in E-RADIO.
+
+    Of NaViT the heads: all its class tokens make the summary.
+    """
+    is_shared = args.get("model") in _DINO_STUDENTS or not args.get("cls_token_per_teacher", True)
+    return is_shared or is_eradio(args) or (is_navit(args) and token_counts(args)[0] == 1)
 
 
 def token_fields(args: Mapping[str, Any], *, of_hub_folder: bool = False) -> dict[str, Any]:
@@ -255,6 +262,10 @@ def token_fields(args: Mapping[str, Any], *, of_hub_folder: bool = False) -> dic
     for position, teacher in enumerate(args["teachers"]):
         if teacher.get("use_summary", True):
             positions.setdefault(position if of_hub_folder else teacher["name"], position)
+    if is_navit(args):  # all class tokens make the summary, whatever the teachers have
+        num_cls_tokens, num_registers = token_counts(args)
+        summary_idxs = list(range(num_cls_tokens))
+        return {"num_cls_tokens": num_cls_tokens, "num_registers": num_registers, "summary_idxs": summary_idxs}
     if is_radio1d(args):
         num_cls_tokens, num_registers = prefix_counts(args)
     elif is_eradio(args):

@@ -25,6 +25,7 @@ from .config import (
     with_adaptors,
 )
 from .fit import check_fit
+from .navit import OLDER_NAMES, is_navit
 from .radio1d import is_radio1d
 from .stored_tensors import StoredTensor, read_integers, stored_tensors
 
@@ -95,9 +96,10 @@ class NvidiaFolder:
         _check_trunk(values["args"], tensors)
         _check_adaptors(values, tensors)
         fields = {**_token_fields(values["args"], tensors), **_video_fields(tensors)}
+        older = OLDER_NAMES if is_navit(values["args"]) else {}
         opening = {
             **arguments,
-            "key_mapping": {**_INNER, **(arguments.get("key_mapping") or {})},
+            "key_mapping": {**_INNER, **older, **(arguments.get("key_mapping") or {})},
             "ignore_mismatched_sizes": True,  # `check_loaded` names them, with whatever else does not fit
             **({"pretrained_model_name_or_path": folder} if is_joined else {}),
         }
@@ -256,7 +258,7 @@ def _token_fields(args: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) 
         fields |= _table_sizes(backbone_fields(args)["patch_size"], tensors)
     if prefix is not None and len(prefix.shape) == 2:
         fields["num_registers"] = prefix.shape[0] - token_fields(args, of_hub_folder=True)["num_cls_tokens"]
-    if SUMMARY_INDICES in tensors and not has_one_token(args):
+    if SUMMARY_INDICES in tensors and not has_one_token(args) and not is_navit(args):
         fields["summary_idxs"] = read_integers(SUMMARY_INDICES, tensors[SUMMARY_INDICES])
     return fields
 

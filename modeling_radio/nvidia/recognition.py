@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from modeling_radio.presets_radio import RELEASES, SIZES, Release
 
 from .arguments import ERADIO, is_eradio
+from .navit import is_navit
 from .radio1d import is_radio1d
 
 
@@ -75,6 +76,8 @@ def recognize(args: Mapping[str, Any], shape: Mapping[str, Any], *, has_normaliz
     Raises:
         ValueError: If several releases with other positions or windows fit.
     """
+    if is_navit(args):  # none is published
+        return Recognized(None, {})
     if is_radio1d(args) or is_eradio(args):
         return _alone(args, shape)
     teachers = {teacher["name"] for teacher in args.get("teachers") or []}

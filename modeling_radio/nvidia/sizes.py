@@ -22,6 +22,7 @@ from .config import (
     temporal_patch_size,
     token_fields,
 )
+from .navit import is_navit
 from .radio1d import MERGING_FIELDS, is_radio1d
 from .source import NvidiaCheckpoint
 
@@ -35,6 +36,12 @@ _ESSENTIAL = {
     f"{BLOCKS}.0.attn.qkv.weight": 2,
 }
 """Tensors that every RADIO ViT has, and the number of their dimensions where it matters."""
+_PATCHES_OF_NAVIT = "radio_model.model.patch_embed.proj.weight"
+_ESSENTIAL_OF_NAVIT = {
+    _PATCHES_OF_NAVIT: 2,
+    **dict.fromkeys(_NORMALIZATION.values()),
+    f"{BLOCKS}.0.attn.qkv.weight": 2,
+}
 _BLOCK = re.compile(rf"{re.escape(BLOCKS)}\.([0-9]{{1,4}})\.")
 _HEADS_BY_WIDTH = {size.hidden_size: size.num_attention_heads for size in SIZES.values()}
 _HEADS_OF_SMALL = 4  # our choice for widths below any published one: in test networks 64 channels a head are too many
@@ -59,6 +66,11 @@ def build_config_fields(
     if is_eradio(source.args):  # its arguments alone determine its shape, and the weights must fit
         _check_essential(state, _NORMALIZATION.values())
         shape, others = backbone_fields(source.args, source.eradio_arguments), _normalization_fields(state)
+    elif is_navit(source.args):  # likewise
+        _check_essential(state, _ESSENTIAL_OF_NAVIT)
+        shape = backbone_fields(source.args)
+        _shape(state, shape, _PATCHES_OF_NAVIT)
+        others = {**_normalization_fields(state), **token_fields(source.args)}
     else:
         _check_essential(state, _ESSENTIAL)
         named = _named_fields(source.args)
@@ -83,23 +95,26 @@ def adaptor_names(keys: Iterable[str], source: NvidiaCheckpoint) -> list[str]:
 
 
 def _check_essential(state: Mapping[str, Tensor], keys: Collection[str]) -> None:
+    dimensions = {**_ESSENTIAL, **_ESSENTIAL_OF_NAVIT}
     missing = [key for key in keys if key not in state]
     if missing:
         raise ValueError(f"This is no RADIO, or it is damaged: it lacks {', '.join(missing)}.")
     for key in keys:
-        ndim = _ESSENTIAL[key]
+        ndim = dimensions[key]
         if ndim is not None and state[key].ndim != ndim:
             raise ValueError(f"`{key}` must have {ndim} dimensions, got the shape {tuple(state[key].shape)}.")
 
 
-def _shape(state: Mapping[str, Tensor], named: Mapping[str, Any]) -> tuple[int, int]:
-    """Return width and number of blocks.
+def _shape(
+    state: Mapping[str, Tensor], named: Mapping[str, Any], patches: str = f"{PATCH_GENERATOR}.embedder.weight"
+) -> tuple[int, int]:
+    """Return width and number of blocks; `patches` is the key of the patch projection.
 
     Raises:
         ValueError: If a block is missing: a file that lost its last blocks must not pass as a smaller network, and a
             made-up block number must not make a huge one.
     """
-    width = state[f"{PATCH_GENERATOR}.embedder.weight"].shape[0]
+    width = state[patches].shape[0]
     found = {int(match[1]) for key in state if (match := _BLOCK.match(key))}
     depth = max(found) + 1
     if named.get("hidden_size") == width:

@@ -13,6 +13,7 @@ from modeling_radio.modeling_radio import SUMMARY_INDICES, RadioModel
 from .config import source_fields
 from .fit import check_fit
 from .keys import adaptor_of, head_names, our_keys
+from .navit import is_navit, todays_name
 from .radio1d import is_radio1d
 from .sizes import adaptor_fields, adaptor_names, build_config_fields
 from .source import NvidiaCheckpoint
@@ -54,7 +55,7 @@ def translate(
     state = _select_adaptors(state, checkpoint, adaptors)
     state = fold_spectral(state, spectral_epsilon(checkpoint.args))
     layer_scale = has_layer_scale(state)
-    if not is_radio1d(checkpoint.args):
+    if not is_radio1d(checkpoint.args) and not is_navit(checkpoint.args):
         state = fold_layer_scale(state)
     check_finite(state, source_keys)
     fields = build_config_fields(state, checkpoint, version)
@@ -126,6 +127,8 @@ def _teachers(checkpoint: NvidiaCheckpoint) -> list[str]:
 def _our_state(checkpoint: NvidiaCheckpoint, keys: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return tensors under our keys, in one data type, and the file's key of each."""
     mapping = our_keys(keys, _teachers(checkpoint))
+    if is_navit(checkpoint.args):
+        mapping = {theirs: todays_name(ours) for theirs, ours in mapping.items()}
     _check_distinct(mapping)
     check_kinds({theirs: checkpoint.state[theirs] for theirs in mapping})
     source_keys = {ours: theirs for theirs, ours in mapping.items()}

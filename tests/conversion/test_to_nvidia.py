@@ -7,6 +7,7 @@ import pytest
 import torch
 from reference_cases import REFERENCE, load_training_file
 from safetensors.torch import save_file
+from tiny_navit import build_navit
 from tiny_radio1d import build_radio1d
 
 from modeling_radio import RadioConfig, RadioModel
@@ -26,6 +27,7 @@ pytestmark = [
 TOKEN_CASES = (
     *("c_radio_v4_slots_tiny", "c_radio_v4_partitions_tiny", "c_radio_v4_register_slot_tiny"),
     *("c_radio_v4_one_token_tiny", "radio1d_tiny", "radio1d_progressive_tiny"),
+    *("navit_tiny", "navit_windows_tiny", "navit_attn_pool_tiny", "navit_post_norm_tiny"),
 )
 CASES = ("c_radio_v4_tiny", "c_radio_v3_tiny", "radio_v2.5_tiny", "radio_v2.5_g_tiny", "radio_v2_tiny", *TOKEN_CASES)
 HEAD = {"summary_dim": 12, "feature_dim": 8, "hidden_size": 16}
@@ -65,6 +67,8 @@ def test_what_was_not_folded_is_bit_equal(case, reference, training_file):
         ("attn.proj.", "mlp.fc2.", "mlp.w3.", ".ls1.", ".ls2.") if any(key.endswith("grandma") for key in state) else ()
     )
     for key, tensor in state.items():
+        if case == "navit_attn_pool_tiny":  # older names
+            key = key.replace("norm1.", "norm_attn_pre.").replace("norm2.", "norm_mlp_pre.")
         in_block = ".blocks." in key and key.startswith("base_model")
         if "parametrizations" in key or key.endswith(("reg_token", "mask_token")) or "base_model.input_cond" in key:
             assert key not in written
@@ -356,3 +360,24 @@ def test_radio1d_there_and_back(radio1d, tmp_path):
 def test_a_radio1d_that_nvidia_cannot_build_is_refused(field, value):
     with pytest.raises(ValueError, match=f"`{field}`"):
         training_file_content(build_radio1d(**{field: value}))
+
+
+@pytest.mark.parametrize(
+    ("options", "fields"),
+    [
+        ({}, {"vitdet_window_size": 2, "use_layer_scale": True}),
+        ({"pool_type": "attn_qknorm", "norm_layer": "rmsnorm", "norm_method": "post"}, {"qkv_bias": False}),
+        ({"post_norm_affine": True, "rope_base": 100, "rope_fraction": 0.5, "inner_summary_idxs": [1]}, {}),
+        ({"scaled_by_depth": True}, {"use_layer_scale": True, "num_cls_tokens": 0, "summary_idxs": [], "adaptors": []}),
+    ],
+)
+def test_a_navit_of_ours_is_the_same_network_again(options, fields, tmp_path):
+    model, images = build_navit(options, **fields), torch.rand(1, 3, 20, 28)
+    torch.save(training_file_content(model), tmp_path / "there.pth.tar")
+    again = convert(tmp_path / "there.pth.tar")
+    with torch.no_grad():
+        expected, found = (each(images) for each in (model, again))
+        assert torch.equal(found.summary, expected.summary)
+        assert torch.equal(found.features, expected.features)
+        blocks = [each.get_intermediate_features(images, [0])[0].summary for each in (model, again)]
+    assert torch.equal(*blocks)

@@ -10,6 +10,7 @@ from releases import needs_exporter
 from safetensors.torch import load_file, save_file
 from task_models import build
 from tiny_eradio import build_eradio
+from tiny_navit import build_navit
 from tiny_networks import build_wrapped
 from tiny_radio1d import build_radio1d
 
@@ -92,6 +93,8 @@ def test_a_changed_graph_is_noticed(tmp_path):
         (build_eradio, [], 128),
         (build_eradio, ["--window-size", "2"], 64),
         (build_radio1d, [], 16),
+        (lambda: build_navit(max_img_size=64), ["--window-size", "2"], 8),
+        (lambda: build_navit({"pool_type": "attn_qknorm"}, max_img_size=64), [], 4),
         (lambda: build_wrapped("ConvNeXt"), [], 32),
         (lambda: build_wrapped("ResNet"), [], 32),
     ],

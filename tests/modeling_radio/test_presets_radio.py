@@ -86,6 +86,15 @@ def test_our_small_ones_have_the_size_of_their_namesakes(name, published_m, posi
     assert counts.position_table == position_table
 
 
+@pytest.mark.parametrize("name", ["tiny", "small", "base", "large", "huge"])
+def test_a_navit_has_the_blocks_of_the_vit_of_its_name(name):
+    """12 weights a block, of 12 widths squared and 13 widths; patches with a bias, ten tokens, no table."""
+    config = RadioConfig.from_preset(f"navit_{name}")
+    width, counts = config.hidden_size, count(f"navit_{name}")
+    blocks = config.num_hidden_layers * (12 * width**2 + 13 * width)
+    assert (counts.backbone, counts.position_table) == (blocks + (768 + 1 + 10) * width, 0)
+
+
 @pytest.mark.parametrize("hidden_size", [7, 32, 36, 192, 768, 1152, 1536])
 def test_ratio_is_the_smallest_that_gives_the_width(hidden_size):
     for width in range(1, 5 * hidden_size):

@@ -283,7 +283,7 @@ def _forward(student: RadioModel, learner: nn.Module, size_px: int) -> tuple[Ten
             kept[storage] = tensor
         return tensor
 
-    in_full = [module for module in learner.modules() if isinstance(module, RadioBlock | nn.LayerNorm)]
+    in_full = [module for module in learner.modules() if isinstance(module, RadioBlock | nn.LayerNorm | nn.RMSNorm)]
     hooks = [module.register_forward_pre_hook(note_full) for module in in_full]
     with saved_tensors_hooks(note, lambda tensor: tensor):
         pixel_values = torch.empty(1, 3, size_px, size_px, device="meta")

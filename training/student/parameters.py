@@ -58,7 +58,7 @@ def decayed_parameters(model: nn.Module) -> set[nn.Parameter]:
     Args:
         model: A student, or a model around one.
     """
-    tokens = (POSITIONS, PREFIX_TOKENS, DECODER_PREFIX, FILLERS, SUMMARY_QUERIES)
+    tokens = (POSITIONS, PREFIX_TOKENS, DECODER_PREFIX, FILLERS, SUMMARY_QUERIES, ".cls_token", ".attn_pool.tgt")
     decayed = {each for name, each in model.named_parameters() if each.ndim > 1 and not name.endswith(tokens)}
     for trunk in model.modules():
         if isinstance(trunk, WrappedTrunk):
@@ -72,7 +72,7 @@ def _undecayed(network: Any) -> Iterator[nn.Parameter]:
     for name, parameter in network.named_parameters():
         owner, _, own = name.rpartition(".")
         is_weight = own.endswith("weight") and not isinstance(
-            network.get_submodule(owner), (nn.Embedding, nn.LayerNorm)
+            network.get_submodule(owner), (nn.Embedding, nn.LayerNorm, nn.RMSNorm)
         )
         is_named = any(fnmatch.fnmatch(name, pattern) for pattern in patterns)  # as timm reads them
         if is_named or not (is_weight or ".parametrizations.weight." in name):

@@ -14,6 +14,7 @@ from comparisons import assert_close_by_name
 from PIL import Image
 from reference_cases import REFERENCE
 from safetensors.torch import load_file, save_file
+from tiny_navit import build_navit
 from tiny_radio1d import build_radio1d
 
 from modeling_radio import (
@@ -158,13 +159,13 @@ def test_clips_are_read_and_classified_with_trust_in_a_fresh_process(tmp_path, r
     torch.testing.assert_close(outputs["scores"], expected, rtol=0, atol=1e-6)
 
 
-THREE_NETWORKS_ELSEWHERE = """
+FOUR_NETWORKS_ELSEWHERE = """
 import sys
 import torch
 import transformers
 
 images, outputs = torch.load("images.pt"), {}
-for name in ("plain", "radio1d", "eradio", "plain"):
+for name in ("plain", "radio1d", "navit", "eradio", "plain"):
     folder = f"{name}/final"
     for auto_class in ("AutoModel", "AutoModelForImageClassification", "AutoModelForSemanticSegmentation"):
         model = getattr(transformers, auto_class).from_pretrained(folder, trust_remote_code=True).eval()
@@ -176,7 +177,7 @@ for name in ("plain", "radio1d", "eradio", "plain"):
         continue  # whose backbone gives its final features alone
     config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=True)
     assert len(transformers.AutoBackbone.from_config(config, trust_remote_code=True)(images).feature_maps) == 1
-torch.save({name: outputs[name, "AutoModel"] for name in ("plain", "radio1d", "eradio")}, "outputs.pt")
+torch.save({name: outputs[name, "AutoModel"] for name in ("plain", "radio1d", "navit", "eradio")}, "outputs.pt")
 """
 
 
@@ -185,13 +186,14 @@ def test_networks_of_all_kinds_open_side_by_side_from_folders_of_one_name(tmp_pa
     models = {
         "plain": RadioModel(RadioConfig.from_preset("radio-test")).eval(),
         "radio1d": build_radio1d(),
+        "navit": build_navit({"pool_type": "attn"}),
         "eradio": RadioModel(RadioConfig(**eradio_fields(eradio), max_img_size=128)).eval(),
     }
     for name, model in models.items():
         model.save_pretrained(tmp_path / name / "final")
     images = torch.rand(1, 3, 64, 96)
     torch.save(images, tmp_path / "images.pt")
-    run_elsewhere(THREE_NETWORKS_ELSEWHERE, tmp_path)
+    run_elsewhere(FOUR_NETWORKS_ELSEWHERE, tmp_path)
     outputs = torch.load(tmp_path / "outputs.pt", weights_only=True)
     for name, model in models.items():
         with torch.no_grad():

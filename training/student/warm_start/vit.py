@@ -466,6 +466,11 @@ def check_fit(config: RadioConfig, trunk: VitTrunk, source: str, numbers: Sequen
             "`student.config.downscale_levels` must be null to start from a plain ViT, which merges no tokens, "
             f"such as {source!r}, got {config.downscale_levels}."
         )
+    if config.navit is not None:
+        raise RecipeError(
+            f"`student.init_from` must be a RADIO folder of the same architecture for a student 'navit_*', got "
+            f"{source!r}, a ViT with a table of positions."
+        )
     check_blocks(numbers, depth, source)
     wanted = _config_fields(trunk, len(numbers))
     own = {name: getattr(config, name) for name in wanted}
@@ -511,7 +516,8 @@ def _way_out(wanted: dict[str, int | bool | str], own: dict[str, int | bool | st
 
 
 def _has(config: RadioConfig, wanted: dict[str, int | bool | str]) -> bool:
-    return all(getattr(config, name) == value or name == "hidden_act" for name, value in wanted.items())
+    has_all = all(getattr(config, name) == value or name == "hidden_act" for name, value in wanted.items())
+    return config.navit is None and has_all
 
 
 def _fit_patches(student: RadioModel, trunk: VitTrunk, report: WarmStart) -> None:

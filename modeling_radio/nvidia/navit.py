@@ -1,0 +1,127 @@
+"""The training arguments of a NaViT, where `model_kwargs` hold all that shapes the network."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from modeling_radio.presets_radio import NAVIT_FIELDS, NAVIT_SIZES
+
+
+MODEL = "navit_"
+"""Beginning of these architectures' names, such as `navit_small`."""
+BY_DEPTH = -1234
+"""Mark in `init_values`: LayerScale starts at 1 / sqrt(i + 1) in the 0-based block i."""
+OLDER_NAMES = {
+    rf"^(radio_model\.model\.blocks\.\d+)\.{older}\.": rf"\1.{today}."
+    for older, today in (("norm1", "norm_attn_pre"), ("norm2", "norm_mlp_pre"))
+}
+"""Patterns of the names of norms in older files, under our keys, and what takes their places."""
+_PATCH_SIZE, _NUM_GLOBAL = 16, 4
+_OPTIONS = ("norm_layer", "norm_method", "post_norm_affine", "rope_base", "rope_fraction", "pool_type", "matryoshka")
+"""Options of the network that have NVIDIA's names."""
+_WORDS = ("norm_layer", "norm_method")  # in small letters here, in any there
+
+
+def is_navit(args: Mapping[str, Any]) -> bool:
+    """True if training arguments are those of a NaViT."""
+    return str(args.get("model")).startswith(MODEL)
+
+
+def navit_fields(args: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of `RadioConfig` that follow from the arguments.
+
+    NVIDIA's code passes over unknown keywords in silence, and so does this.
+
+    Args:
+        args: Arguments of the training run.
+
+    Raises:
+        ValueError: If the size is unknown, or the arguments ask for a table of positions.
+    """
+    name = args["model"].removeprefix(MODEL)
+    if name not in NAVIT_SIZES:
+        raise ValueError(
+            f"`args.model` must be one of {[MODEL + each for each in NAVIT_SIZES]}, got {args['model']!r}."
+        )
+    if args.get("cpe_max_size") is not None:
+        raise ValueError(f"`args.cpe_max_size` must be null of {args['model']}, got {args['cpe_max_size']}.")
+    kwargs = {key: value for key, value in (args.get("model_kwargs") or {}).items() if value is not None}
+    size, patch_size = NAVIT_SIZES[name], kwargs.get("patch_size", _PATCH_SIZE)
+    width, depth = kwargs.get("embed_dim", size.hidden_size), kwargs.get("depth", size.num_hidden_layers)
+    start = kwargs.get("init_values") or 0
+    options = {key: kwargs[key] for key in _OPTIONS if key in kwargs}
+    options |= {key: options[key].lower() for key in _WORDS if key in options}
+    return {
+        **NAVIT_FIELDS,
+        "hidden_size": width,
+        "num_hidden_layers": depth,
+        "num_attention_heads": kwargs.get("num_heads", size.num_attention_heads),
+        "intermediate_size": int(width * kwargs.get("mlp_ratio", size.mlp_ratio)),
+        "qkv_bias": kwargs.get("qkv_bias", True),
+        "patch_size": patch_size,
+        "num_channels": kwargs.get("in_channels", 3),
+        "max_img_size": 2048 * patch_size,
+        "use_layer_scale": bool(start),
+        "layerscale_value": start if start not in (0, BY_DEPTH) else 1.0,
+        **_window_fields(kwargs.get("vitdet_config"), depth, options),
+        "navit": {**options, **({"scaled_by_depth": True} if start == BY_DEPTH else {}), **_inner_summary(args)},
+    }
+
+
+def _window_fields(vitdet: Mapping[str, Any] | None, depth: int, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of windows; blocks that are named one by one go to the options."""
+    if not vitdet or not vitdet.get("window_size"):
+        return {"vitdet_window_size": None}
+    chosen, num_global = vitdet.get("global_attn_indices"), vitdet.get("num_global") or _NUM_GLOBAL
+    if chosen is not None:  # negative ones are of no block
+        options["global_blocks"] = sorted({block for block in chosen if 0 <= block < depth})
+    return {"vitdet_window_size": vitdet["window_size"], "vitdet_num_windowed": -(-depth // num_global) - 1}
+
+
+def token_counts(args: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the numbers of class tokens and of registers, whatever the number of teachers."""
+    kwargs = args.get("model_kwargs") or {}
+    return kwargs.get("num_cls_tokens") or 0, kwargs.get("num_registers") or 0
+
+
+def _inner_summary(args: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the option of class tokens that make the summary of an intermediate block: those of summary teachers."""
+    positions: dict[str, int] = {}
+    for position, teacher in enumerate(args.get("teachers") or []):
+        if teacher.get("use_summary", True):
+            positions.setdefault(teacher["name"], position)
+    count, _ = token_counts(args)
+    chosen = [position for position in positions.values() if position < count]
+    return {"inner_summary_idxs": chosen} if count > 1 and len(chosen) < count else {}
+
+
+def todays_name(key: str) -> str:
+    """Return one of our keys with today's name of its norm."""
+    for older, today in OLDER_NAMES.items():
+        key = re.sub(older, today, key)
+    return key
+
+
+def navit_arguments(config: Any) -> dict[str, Any]:
+    """Return the training arguments of a NaViT of ours, all of whose sizes are in `model_kwargs`."""
+    options: dict[str, Any] = config.navit
+    windows = None
+    if config.vitdet_window_size is not None:
+        blocks = [block for block in range(config.num_hidden_layers) if config.is_global_block(block)]
+        windows = {"window_size": config.vitdet_window_size, "global_attn_indices": blocks}
+    start = BY_DEPTH if options.get("scaled_by_depth") else config.layerscale_value
+    kwargs = {
+        "embed_dim": config.hidden_size,
+        "depth": config.num_hidden_layers,
+        "num_heads": config.num_attention_heads,
+        "mlp_ratio": config.mlp_ratio,
+        "qkv_bias": config.qkv_bias,
+        "patch_size": config.patch_size,
+        "in_channels": config.num_channels,
+        "init_values": start if config.use_layer_scale else None,
+        "num_cls_tokens": config.num_cls_tokens,
+        "num_registers": config.num_registers,
+        "vitdet_config": windows,
+        **{name: options[name] for name in _OPTIONS if name in options},
+    }
+    return {"model": f"{MODEL}base", "model_kwargs": kwargs}
