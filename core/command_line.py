@@ -2,7 +2,9 @@
 
 import argparse
 import importlib.util
+import json
 import re
+import shlex
 import shutil
 import signal
 import sys
@@ -10,9 +12,11 @@ import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import Any, Generic, NoReturn, TypeVar
 
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from modeling_radio.checks_radio import did_you_mean
 from modeling_radio.core.errors import KILLED_WORKER, UserError, without_secrets
@@ -116,6 +120,77 @@ S = TypeVar("S", bound=Settings)
 CHANGES = "changes"
 """Field of a command's settings for the changes of something else, such as a recipe."""
 _CHANGE = re.compile(r"\w[\w-]*(\.[\w-]+)*=")
+
+
+_TYPED: ContextVar[tuple[str, list[str]] | None] = ContextVar("typed", default=None)
+"""Name and words of the command that runs."""
+_SOURCE = re.compile(r"(?P<kind>(?:[\w.-]+:)*?)(?P<place>\w+://|[/~]|[A-Za-z]:[\\/]).*", re.DOTALL)
+"""Matches an address or an absolute path, such as that of `teacher:KIND:SOURCE`."""
+
+
+def typed_command(name: str) -> str | None:
+    """Return the command of this name that runs as it was typed, for a record; None where Python called it.
+
+    Records are published: secrets are left out, and of addresses and absolute paths only the last name is kept.
+    """
+    typed = _TYPED.get()
+    return None if typed is None or typed[0] != name else _to_record(name, typed[1])
+
+
+def recorded_command(name: str, settings: Settings, positionals: Sequence[str] = ()) -> str:
+    """Return `typed_command`, or where Python called a command that has the same settings.
+
+    Args:
+        name: For example "radio finetune".
+        settings: The settings.
+        positionals: Fields without a flag.
+    """
+    typed = typed_command(name)
+    if typed is not None:
+        return typed
+    values, fields = settings.to_dict(), type(settings).model_fields.items()
+    defaults = {field: entry.default for field, entry in fields if entry.default is not PydanticUndefined}
+    words = [str(values[field]) for field in positionals]
+    for field, value in values.items():
+        is_default = field in defaults and value == to_jsonable_python(defaults[field])
+        if field in positionals or is_default:
+            continue
+        if field == CHANGES and isinstance(value, list):
+            words += value
+        elif isinstance(value, dict):
+            prefix = "" if field == CHANGES else f"{field}."
+            words += [f"{prefix}{key}={_to_text(entry)}" for key, entry in value.items()]
+        else:
+            words.append(f"{field}={_to_text(value)}")
+    return _to_record(name, words)
+
+
+def _to_text(value: Any) -> str:
+    """Return plain data as `read_text` reads it, without places."""
+    if isinstance(value, str):
+        return _last_name(value)
+    return json.dumps(
+        [_last_name(each) if isinstance(each, str) else each for each in value] if isinstance(value, list) else value
+    )
+
+
+def _to_record(name: str, words: Sequence[str]) -> str:
+    return without_secrets(shlex.join([*name.split(), *map(_without_place, words)]))
+
+
+def _without_place(word: str) -> str:
+    """Return a word of a command with the last names of addresses and absolute paths alone."""
+    field = re.match(r"(?:--)?[\w.-]+=", word)
+    first = "" if field is None else field[0]
+    return first + ",".join(map(_last_name, word[len(first) :].split(",")))
+
+
+def _last_name(source: str) -> str:
+    found = _SOURCE.fullmatch(source)
+    if found is None:
+        return source
+    path = source.partition("?")[0] if "://" in source else source
+    return found["kind"] + (re.split(r"[\\/]", path.rstrip("\\/"))[-1] or found["place"])
 
 
 class _Parser(argparse.ArgumentParser):
@@ -235,13 +310,17 @@ class Command(Generic[S]):
         """
         words = sys.argv[1:] if arguments is None else list(arguments)
         show_traceback = "--traceback" in words
-        return run_command(
-            self.name,
-            lambda: self._run(run, words),
-            show_traceback=show_traceback,
-            interrupted=interrupted,
-            extra=extra,
-        )
+        token = _TYPED.set((self.name, words))
+        try:
+            return run_command(
+                self.name,
+                lambda: self._run(run, words),
+                show_traceback=show_traceback,
+                interrupted=interrupted,
+                extra=extra,
+            )
+        finally:
+            _TYPED.reset(token)
 
     def _run(self, run: Callable[[S], None], words: Sequence[str]) -> None:
         settings = self.read(words)

@@ -20,6 +20,7 @@ from typing import NamedTuple
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
+from modeling_radio.core.command_line import typed_command
 from modeling_radio.core.errors import KILLED_WORKER, UserError, first_few
 
 
@@ -362,7 +363,7 @@ def _system_says(error: BaseException | None) -> str | None:
 
 LOCK = ".lock"
 RUN_FILE = "run.txt"
-"""Holds the name of the command that began a folder, whose files it may replace and remove."""
+"""Holds the name of the command that began a folder, whose files it may replace and remove, and below it all of it."""
 
 
 def check_run_folder(output: Path, command: str) -> None:
@@ -380,7 +381,8 @@ def check_run_folder(output: Path, command: str) -> None:
         raise ValueError(f"`output` must be a folder, got the file {str(output)!r}. Name another one.")
     check_writable(output)
     path = output / RUN_FILE
-    found = path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else None
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    found = lines[0].strip() if lines else None
     if found == command:
         return
     leftover = (LOCK, f"{TEMPORARY_PREFIX}{RUN_FILE}-")  # of a run that was killed as it began
@@ -418,7 +420,8 @@ def sole_run(output: Path, command: str | None = None) -> Iterator[None]:
                 check_run_folder(output, command)
             stack.enter_context(_locked(output))
             if command is not None and not (output / RUN_FILE).is_file():
-                write_text(output / RUN_FILE, f"{command}\n")
+                typed = typed_command(command)
+                write_text(output / RUN_FILE, f"{command}\n" if typed is None else f"{command}\n{typed}\n")
                 stack.callback(_take_back, output)
 
         on_first_rank(lock)

@@ -5,13 +5,13 @@ the figures `features.png` and those in `pictures`, and all of it on one page, `
 """
 
 import sys
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
-from modeling_radio.core.command_line import Command
+from modeling_radio.core.command_line import Command, recorded_command
 from modeling_radio.core.settings import DeviceOptions
 from modeling_radio.training.recipes.recipe import Recipe, RecipeCommand
 
@@ -46,16 +46,7 @@ COMMAND = Command(
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    command = " ".join(["radio demo", *arguments])
-    return COMMAND.run(
-        lambda settings: _demo(settings, command), arguments, interrupted="stopped; the same command goes on"
-    )
-
-
-def _demo(settings: DemoSettings, command: str) -> None:
+def _demo(settings: DemoSettings) -> None:
     # These take seconds to import, which `--help` need not wait for.
     from transformers.utils import logging as transformers_logging
 
@@ -71,10 +62,15 @@ def _demo(settings: DemoSettings, command: str) -> None:
     if is_finished(recipe, settings.output, settings.seeds, settings.device):
         print(f"This demo has ended before. Open {settings.output / PAGE}, or name another --output for a new one.")
         return
-    results = run_demo(recipe, settings.output, settings.seeds, command, settings.device)
+    results = run_demo(
+        recipe, settings.output, settings.seeds, recorded_command(COMMAND.name, settings), settings.device
+    )
     scores = [found for found in results.measurements if found.task != "adaptor_fidelity"]  # which the page has
     print(*(f"\n{table.to_text()}" for table in build_tables(scores)), sep="\n")
     print(f"\nOpen {settings.output / PAGE}: pictures, scores, curves, and what to do next.")
+
+
+main = partial(COMMAND.run, _demo, interrupted="stopped; the same command goes on")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import copy
 import math
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from modeling_radio import RadioForZeroShotImageClassification, RadioImageProcessor, RadioModel
 from modeling_radio.core.checkpoints import MODEL_FOLDER, open_checkpoint
-from modeling_radio.core.command_line import Command
+from modeling_radio.core.command_line import Command, recorded_command
 from modeling_radio.core.files import check_output, write_folder
 from modeling_radio.core.timing import Clock, ProgressBar, describe_run
 from modeling_radio.demo.teachers import EfficientNetLiteTeacher
@@ -76,14 +77,7 @@ COMMAND = Command(
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    command = " ".join(["radio add-words", *arguments])
-    return COMMAND.run(lambda settings: _add_words(settings, command), arguments)
-
-
-def _add_words(settings: AddWordsSettings, command: str) -> None:
+def _add_words(settings: AddWordsSettings) -> None:
     transformers_logging.disable_progress_bar()
     check_output(settings.output, overwrite=settings.overwrite, inputs=[settings.checkpoint], kind=MODEL_FOLDER)
     recipe = settings.load_recipe()
@@ -104,7 +98,7 @@ def _add_words(settings: AddWordsSettings, command: str) -> None:
         package = SENTENCE_PACKAGE
         tower = Source("all-MiniLM-L6-v2", "text tower", package.license, f"{package.ecosystem} package {package.name}")
         sources = [*teacher_sources(radio.config, recipe), tower]
-        results = Results([], sources, [], describe_run(command, clock))
+        results = Results([], sources, [], describe_run(recorded_command(COMMAND.name, settings), clock))
         write_card(folder, results, name=f"radio-{recipe.name}-words")
 
     write_folder(settings.output, write, overwrite=settings.overwrite)
@@ -295,6 +289,9 @@ def build_model(
     tower = SentenceTower.from_parts(encoder.model, layer, max_length=MAX_LENGTH, logit_scale=scale)
     wider = with_dense_summaries(radio, adaptor, compared)
     return RadioForZeroShotImageClassification.from_parts(wider, tower, f"{adaptor}-words")
+
+
+main = partial(COMMAND.run, _add_words)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Writes a page of tables, by default docs/RESULTS.md, and beside it all numbers a
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,7 @@ from pydantic import Field, model_validator
 from tqdm.auto import tqdm
 from transformers.utils import logging as transformers_logging
 
-from modeling_radio.core.command_line import Command
+from modeling_radio.core.command_line import Command, recorded_command
 from modeling_radio.core.files import cache_dir, write_text
 from modeling_radio.core.machine import find_device
 from modeling_radio.core.settings import DeviceOptions, OneOf, hash_of, require
@@ -101,16 +102,9 @@ COMMAND = Command(
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    words = sys.argv[1:] if arguments is None else list(arguments)
-    command = " ".join(["radio demo-results", *words])
-    return COMMAND.run(lambda settings: _write(settings, command), arguments, extra="tasks")
-
-
-def _write(settings: ResultsSettings, command: str) -> None:
+def _write(settings: ResultsSettings) -> None:
     transformers_logging.disable_progress_bar()
-    results, titles = measure_sets(settings, command)
+    results, titles = measure_sets(settings, recorded_command(COMMAND.name, settings))
     results.save(settings.output.with_suffix(".json"))
     write_text(settings.output, page(results, titles))
     print(f"Wrote {settings.output} and {settings.output.with_suffix('.json')}.")
@@ -217,6 +211,9 @@ def _sources(name: str, data: EvaluationData) -> list[Source]:
         Source(each.name, "evaluation", each.license, f"{each.ecosystem} package {each.name} {each.version}")
         for each in packages
     ]
+
+
+main = partial(COMMAND.run, _write)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+from modeling_radio.core.command_line import recorded_command
 from modeling_radio.core.files import cache_dir, check_writable
 from modeling_radio.core.ranks import device_of_process, rank_and_count
 from modeling_radio.core.settings import hash_of
@@ -25,7 +25,6 @@ from modeling_radio.figures.page import check_page
 from modeling_radio.metrics.feature_model import FeatureModel
 from modeling_radio.metrics.results import Measurement, Results
 from modeling_radio.model_cards.lineage import Lineage
-from modeling_radio.training.data.sources import public_name
 from modeling_radio.training.recipes.recipe import Recipe, RecipeError
 from modeling_radio.training.student.provenance import teacher_sources
 from modeling_radio.training.teachers.registry import build_teachers
@@ -89,6 +88,7 @@ def run_evaluations(
             and not found.
         PackageError: If data or teachers cannot be fetched.
     """
+    command = recorded_command("radio evaluate", settings, ["checkpoint"])
     recipe = find_recipe(settings)
     source = settings.data
     if source is None:
@@ -131,7 +131,7 @@ def run_evaluations(
         if recipe is None
         else teacher_sources(model.model.config, recipe),
         data.sources(),
-        {**describe_run(_command(settings, names), clock), "settings": settings.of_tasks()},
+        {**describe_run(command, clock), "settings": settings.of_tasks()},
         data.remarks(settings.neighbors),
         {f"{kind} of {part.name}": part.fingerprint for kind, part in parts.items()}
         | {each.name: hash_of({"model": each.fingerprint()})[:16] for each in models},
@@ -151,15 +151,6 @@ def _measure(evaluation: Evaluation, tasks: list[str], clock: Clock) -> list[Mea
         clock.report(f"  {model.name}: {shown}{'; ...' if len(found) > BRIEF_NUMBERS else ''}")
         measurements += found
     return measurements
-
-
-def _command(settings: EvaluationSettings, tasks: list[str]) -> str:
-    """Return the command without the options that `run.settings` of the results lists."""
-    words = ["radio", "evaluate", str(settings.checkpoint), "--tasks", ",".join(tasks)]
-    if settings.data is not None:  # an address may tell who asks
-        words += ["--data", public_name(settings.data).name if "://" in settings.data else settings.data]
-    words += ["--compare", ",".join(settings.compare)] if settings.compare else []
-    return shlex.join(words)
 
 
 def check_results_file(path: Path | None) -> None:

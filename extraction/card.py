@@ -11,6 +11,7 @@ import torch
 
 from modeling_radio.checks_radio import read_json
 from modeling_radio.core.checkpoints import read_config
+from modeling_radio.core.command_line import recorded_command
 from modeling_radio.core.machine import arithmetic
 from modeling_radio.core.timing import Clock, describe_run
 from modeling_radio.extraction.columns import FEATURES, GRID, ID, MEAN_FEATURES, PCA_FILE, SCALE, SUMMARY
@@ -180,12 +181,13 @@ def _made(extraction: Extraction, written: Written, store: Store) -> list[tuple[
 
 def _made_now(extraction: Extraction, written: Written) -> dict[str, str]:
     """Return machine, versions and date of this run, and its speed if it encoded all rows."""
-    run = describe_run("", Clock())
+    run = describe_run(recorded_command("radio extract", extraction.settings, ["checkpoint"]), Clock())
     versions = {name: value for name, value in run["versions"].items() if name in ("python", "torch", "transformers")}
     is_all = written.num_new == written.num_rows
     device = extraction.embedder.model.device
     is_gpu = device.type == "cuda"
     return {
+        "command": run["command"],
         "machine": torch.cuda.get_device_name(device) if is_gpu else run["machine"],
         **({} if is_gpu else {"instruction set": str(arithmetic()["instruction set"])}),
         **({"speed": f"{written.num_new / written.seconds:.1f} images/s"} if is_all else {}),

@@ -16,6 +16,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 from transformers.utils import logging as transformers_logging
 
 from modeling_radio.checks_radio import read_json
+from modeling_radio.core.command_line import recorded_command
 from modeling_radio.core.errors import first_few
 from modeling_radio.core.files import check_run_folder, remove_partial, sole_run, write_file, write_text
 from modeling_radio.core.settings import hash_of
@@ -301,7 +302,8 @@ def _write_page(settings: PredictSettings, answering: Answering, splits: dict[st
     first = itertools.islice(_readable(splits, settings.batch_size), settings.num_shown)
     images = [_captioned(answering, name, picture, settings.threshold) for name, picture in first]
     title = f"Answers of {Path(settings.checkpoint).name}"
-    text = f"{len(images)} of the images. {LINES} and {TABLE} beside this page hold the answers for all."
+    command = recorded_command(NAME, settings, ["checkpoint", "data"])
+    text = f"{len(images)} of the images. {LINES} and {TABLE} beside this page hold the answers for all. {command}"
     write_page(settings.output / PAGE, title, text, [Section("Images", rows=[ImageRow("", images)])])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from modeling_radio.core.command_line import recorded_command
 from modeling_radio.core.hub import find_folder
 from modeling_radio.core.timing import Clock, describe_run
 from modeling_radio.metrics.results import STUDENT, Measurement, Results, Source
@@ -62,8 +62,7 @@ def record_run(
     trained_on = Source(name.name, f"{ABOUT_TRAINING}: labeled images", size=_size(task, is_training=True), **about)
     measured_on = Source(name.name, "validation images", size=_size(task, is_training=False), **about)
     base = started_from(settings.checkpoint, folder=find_folder(settings.checkpoint))
-    words = ["radio", "finetune", base.weights[0].name, "--task", settings.task, "--data", name.name]
-    run = describe_run(shlex.join(words), clock)
+    run = describe_run(recorded_command("radio finetune", settings, ["checkpoint"]), clock)
     if seconds_before:
         run["seconds"]["training"] += round(seconds_before, 1)
         run = {key: value for key, value in run.items() if not key.startswith("energy")}  # of the last session only

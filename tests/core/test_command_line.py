@@ -4,6 +4,7 @@ import functools
 import importlib
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from torch.utils.data import DataLoader
 from toy_settings import Toy
 
 import modeling_radio_cli
-from modeling_radio.core.command_line import Command, one_line_warnings, run_command
+from modeling_radio.core.command_line import Command, one_line_warnings, recorded_command, run_command, typed_command
 from modeling_radio.core.errors import UserError
 from modeling_radio.core.interruption import Interrupted, OutOfTime, Signaled, TrainingDivergedError
 from modeling_radio.core.settings import Settings, SettingsError
@@ -95,6 +96,35 @@ def test_a_refused_word_is_one_line(command, words, parts, capsys):
     assert [part for part in parts.split("|") if part not in line] == []
     with pytest.raises(ValueError, match=r"."):
         command.run(lambda settings: None, [*words, "--traceback"])
+
+
+def test_a_command_is_recorded_as_it_was_typed_without_secrets_and_places():
+    words = ["/mnt/jane/pets", "--sizes", "1,2", "--side=4", "output=~/x y", "--weights", "balanced"]
+    found = []
+    TOY.run(lambda settings: found.append(recorded_command("package.toy", settings, ["source"])), words)
+    assert found == ["package.toy pets --sizes 1,2 --side=4 'output=x y' --weights balanced"]
+    hidden = f"hf_{'a' * 34}"
+    for word, shown in {
+        "https://me:pw@host/sets/a.tar?sig=abc": "a.tar",
+        "s3://bucket/sets/train-{0..9}.tar": "train-{0..9}.tar",
+        "teacher:dinov2:/mnt/jane/weights/": "teacher:dinov2:weights",
+        "timm:vit,/mnt/jane/own": "timm:vit,own",
+        "../sets/pets": "../sets/pets",
+        "/": "/",
+        hidden: "...",
+    }.items():
+        TOY.run(lambda settings: found.append(typed_command("package.toy")), [word])
+        assert shlex.split(found.pop()) == ["package.toy", shown]
+    assert typed_command("package.toy") is None
+
+
+def test_a_call_is_recorded_as_the_command_of_its_settings():
+    settings = Toy(source="pets", sizes=[1, 2], side=(4, 6), is_quick=True, weights="balanced")
+    words = shlex.split(recorded_command("package.toy", settings, ["source"]))
+    assert words[:2] == ["package.toy", "pets"]
+    assert TOY.read(words[1:]) == settings
+    changed = WithChanges(files=[Path("x")], changes=["section.rate=0.3"], check=False)
+    assert recorded_command("package.change", changed).endswith(" section.rate=0.3 check=false")
 
 
 def test_usage_stands_before_what_is_missing(capsys):

@@ -44,7 +44,8 @@ def check_card(folder, tuned, base):
     assert f"| {base.name} | weights |" in card.text
     assert f"{base.name}: photos" in card.text
     assert "has terms of its own" in card.text
-    assert f"| command | radio finetune {base.name} --task image-classification" in card.text
+    assert f"| command | radio finetune {base.name} " in card.text
+    assert "task=image-classification" in card.text
     assert str(tuned) not in card.text
     assert "## Output" not in card.text
     assert re.search(r"\*\*student\*\* \(this checkpoint\) \| \d\.\d{3}", card.text)
