@@ -31,7 +31,7 @@ COMMANDS = {
     "upsampler": ("training.upsampler", "train a network that sharpens a teacher's features"),
     "convert": (
         "conversion.convert",
-        "convert NVIDIA's checkpoint to a folder; a folder with `--to nvidia`, `timm`, `network` or `folded`",
+        "convert NVIDIA's checkpoint to a folder; with `--to` to nvidia, timm, network, folded, nemotron",
     ),
     "export": ("conversion.export", "export to ONNX; with `--to` to web, aoti or sam3"),
     "card": ("model_cards.card", "write the model card of a folder"),
@@ -58,6 +58,7 @@ FORMATS = {
         "timm": "conversion.to_timm",
         "network": "conversion.to_network",
         "folded": "conversion.to_folded",
+        "nemotron": "conversion.to_nemotron",
     },
     "export": {"web": "conversion.to_web", "aoti": "conversion.to_aoti", "sam3": "conversion.graphs.sam3_to_onnx"},
 }

@@ -1,4 +1,7 @@
-"""Converts NVIDIA's RADIO checkpoints (.pth.tar file, Hub folder or Hub name) to a folder that AutoModel opens."""
+"""Converts NVIDIA's RADIO checkpoints (.pth.tar file, Hub folder or Hub name) to a folder that AutoModel opens.
+
+Of a Nemotron, a language model with a RADIO, it takes the vision tower.
+"""
 
 import sys
 from functools import partial
@@ -22,7 +25,7 @@ class ConvertSettings(Settings):
 
     Attributes:
         source: A .pth.tar file, a folder with config.json, or a name on the Hub; adaptors that NVIDIA's folder lacks
-            are taken from the .pth.tar beside it.
+            are taken from the .pth.tar beside it. Of a Nemotron only the files with its vision tower are read.
         output: Folder to write.
         adaptors: Adaptors to keep; all by default.
         version: Published version, for example c-radio_v4-h.
@@ -32,6 +35,7 @@ class ConvertSettings(Settings):
         text_adaptor: Adaptor of the text tower's teacher; by default the one of its family and width.
         verify: File of stored outputs, .safetensors, to compare with.
         tolerance: Largest absolute difference that `verify` accepts.
+        projector: Take a Nemotron's projector too, as projector.safetensors.
         nvidia_outputs: Write a folder whose model returns what NVIDIA's returns: the pair `(summary, features)`, and
             adaptors only on request.
         overwrite: Replace the output if it exists.
@@ -46,6 +50,7 @@ class ConvertSettings(Settings):
     text_adaptor: str | None = None
     verify: Path | None = None
     tolerance: float = Field(DEFAULT_TOLERANCE, ge=0)
+    projector: bool = False
     nvidia_outputs: bool = False
     overwrite: bool = False
 
@@ -65,6 +70,7 @@ COMMAND = Command(
         "radio convert C-RADIOv4-H.pth.tar my-folder",
         "radio convert nvidia/C-RADIOv4-H my-folder --text-tower auto",
         "radio convert C-RADIOv4-H.pth.tar my-folder --version c-radio_v4-h --adaptors all",
+        "radio convert nvidia/NVIDIA-Nemotron-Nano-12B-v2-VL-BF16 tower --projector",
         "radio convert --to nvidia my-folder back.pth.tar",
     ),
 )
@@ -73,17 +79,22 @@ COMMAND = Command(
 @one_line_warnings(COMMAND.name)
 def _run(settings: ConvertSettings) -> None:
     # These import torch, which takes seconds.
-    from modeling_radio.conversion.from_nvidia import HUB_ID, convert, read_label, save, verify
+    from modeling_radio.conversion.from_nvidia import HUB_ID, convert, find_nemotron, read_label, save, verify
     from modeling_radio.conversion.text_tower import AUTO, add_text_tower, find_tower
     from modeling_radio.conversion.verification import OutputDifference, list_unchecked
     from modeling_radio.core.checkpoints import MODEL_FOLDER
     from modeling_radio.core.hub import find_folder
     from modeling_radio.nvidia.beside import folder_with_all_adaptors
+    from modeling_radio.nvidia.nemotron import check_nemotron, read_projector
 
     inputs = [Path(each) for each in (settings.source, settings.text_tower, settings.verify) if each is not None]
     check_output(settings.output, overwrite=settings.overwrite, inputs=inputs, kind=MODEL_FOLDER)
-    source = settings.source
-    if settings.adaptors is None and not Path(source).is_file():
+    source, nemotron = settings.source, find_nemotron(settings.source, with_projector=settings.projector)
+    if settings.projector:
+        check_nemotron(nemotron or source, "source")
+    if nemotron is not None:
+        source = str(nemotron)
+    elif settings.adaptors is None and not Path(source).is_file():
         source = str(folder_with_all_adaptors(find_folder(source, "source") if HUB_ID.fullmatch(source) else source))
     model = convert(source, adaptors=settings.adaptors, version=settings.version, overrides=settings.config)
     tokenizer, text_source = None, None
@@ -99,6 +110,8 @@ def _run(settings: ConvertSettings) -> None:
 
     def save_and_verify(folder: Path) -> None:
         save(model, folder, read_label(settings.source), tokenizer, text_source)
+        if settings.projector:
+            read_projector(source).save_pretrained(folder)
         if settings.verify is not None:
             comparisons.extend(verify(folder, settings.verify, settings.tolerance))
 

@@ -22,6 +22,7 @@ from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.model_cards.build import write_card
 from modeling_radio.model_cards.kinds import Conversion
 from modeling_radio.nvidia.beside import folder_with_adaptors
+from modeling_radio.nvidia.nemotron import SMALL_FILES, files_of_tower, is_nemotron, read_tower
 from modeling_radio.nvidia.source import read_checkpoint
 from modeling_radio.nvidia.translation import build, translate
 from modeling_radio.video_processing_radio import RadioVideoProcessor
@@ -43,8 +44,11 @@ def convert(
     linear layers, so that a saved folder opens as transformers' native RADIO model too; of RADIO1D, which native does
     not know, LayerScale stays.
 
+    A Nemotron's vision tower keeps its LayerScale, if it has one, so that it can be put back (`to_nemotron`).
+
     Args:
-        source: A `.pth.tar` file, a folder in the layout of NVIDIA's Hub repositories, or such a repository's name.
+        source: A `.pth.tar` file, a folder in the layout of NVIDIA's Hub repositories or of a Nemotron, or the name of
+            such a repository.
         adaptors: Adaptors to keep, by name; `None` keeps all that the file has.
         version: Name of the published version, for example "c-radio_v4-h". A training file does not name it; `None`
             infers it from its teachers and sizes.
@@ -57,6 +61,11 @@ def convert(
         ValueError: If the source cannot be read, asks to run code, or has tensors that are unknown, missing, not
             finite or no floating-point numbers (all are listed), or a name in the arguments is unknown.
     """
+    nemotron = find_nemotron(source)
+    if nemotron is not None:
+        if adaptors:
+            raise ValueError(f"`adaptors` must be left out: the tower of a Nemotron has none, got {list(adaptors)}.")
+        return read_tower(nemotron, str(source), version=version, overrides=overrides)
     if adaptors is not None:
         source = folder_with_adaptors(source, adaptors, argument="adaptors")
     is_name = not Path(source).exists() and HUB_ID.fullmatch(str(source))
@@ -65,6 +74,24 @@ def convert(
     model = build(translate(checkpoint, adaptors=adaptors, version=version, overrides=overrides))
     _warn_of_other_tokens(model.config)
     return model
+
+
+def find_nemotron(source: str | Path, *, with_projector: bool = False) -> Path | None:
+    """Return the folder of a Nemotron, fetched as far as its tower lies in it; None for other sources.
+
+    Args:
+        source: A folder, a file or the name of a repository on the Hub.
+        with_projector: Whether to fetch the projector too.
+
+    Raises:
+        ValueError: If the Hub does not return it, or its index is damaged.
+    """
+    if Path(source).exists() or not HUB_ID.fullmatch(str(source)):
+        return Path(source) if is_nemotron(source) else None
+    folder = find_folder(str(source), "source", files=SMALL_FILES)
+    if not is_nemotron(folder):
+        return None
+    return find_folder(str(source), "source", files=files_of_tower(folder, with_projector=with_projector))
 
 
 def _warn_of_other_tokens(config: RadioConfig) -> None:

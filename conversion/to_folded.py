@@ -64,11 +64,12 @@ def fold_folder(checkpoint: Path, folder: Path) -> None:
 def _check_foldable(config: RadioConfig) -> None:
     if not config.use_layer_scale:
         raise ValueError("`use_layer_scale` of the checkpoint must be true for LayerScale to be folded, got false.")
-    if config.num_mergings:
-        raise ValueError(
-            f"`downscale_levels` of the checkpoint must be null, got {config.downscale_levels}: no other engine reads "
-            "RADIO1D, so that nothing is won by folding its LayerScale."
-        )
+    for name in ("downscale_levels", "navit"):
+        if getattr(config, name) is not None:
+            raise ValueError(
+                f"`{name}` of the checkpoint must be null, got {getattr(config, name)!r:.60}: no other engine reads "
+                "such a network, so that nothing is won by folding its LayerScale."
+            )
 
 
 def _folded_index(index: dict, state: dict[str, Tensor], folded: dict[str, Tensor]) -> dict:

@@ -24,13 +24,16 @@ HUB_ERRORS = (OSError, HFValidationError, HfHubHTTPError, HTTPError)
 _UNREACHED = (LocalEntryNotFoundError, OfflineModeIsEnabled, HTTPError, ConnectionError, TimeoutError)
 
 
-def find_folder(source: str | Path, argument: str | None = None, *, adaptors: Sequence[str] = ()) -> Path:
+def find_folder(
+    source: str | Path, argument: str | None = None, *, adaptors: Sequence[str] = (), files: Sequence[str] = FILES
+) -> Path:
     """Return a folder, or that of a repository on the Hub, downloaded if necessary.
 
     Args:
         source: Folder, `ORG/NAME`, also as `hub:ORG/NAME`, or a training file of NVIDIA's, which is converted once.
         argument: Setting that names it, for messages; None for callers that say it themselves.
         adaptors: Adaptors that the folder shall have; NVIDIA's lack theirs (`modeling_radio.nvidia.beside`).
+        files: Names or patterns of the files that are downloaded.
 
     Raises:
         ValueError: If it is no folder and the Hub does not return it, or has no such adaptors; the message is one line.
@@ -40,14 +43,14 @@ def find_folder(source: str | Path, argument: str | None = None, *, adaptors: Se
     folder = Path(source).expanduser()
     if is_training_file(folder):
         return folder_of_archive(folder)
-    folder = folder if folder.is_dir() else _download(source, argument)
+    folder = folder if folder.is_dir() else _download(source, argument, files)
     return Path(folder_with_adaptors(folder, adaptors)) if adaptors else folder
 
 
-def _download(source: str | Path, argument: str | None) -> Path:
+def _download(source: str | Path, argument: str | None, files: Sequence[str]) -> Path:
     name = (source.as_posix() if isinstance(source, Path) else source).removeprefix(HUB_PREFIX)
     try:
-        return Path(snapshot_download(name, allow_patterns=list(FILES)))
+        return Path(snapshot_download(name, allow_patterns=list(files)))
     except HUB_ERRORS as error:
         reason = f"it is no folder here; {explain_failure(error, name)}"
         rule = f"`{argument}` must be a folder or ORG/NAME on the Hub, got {name!r}: " if argument else ""

@@ -32,7 +32,7 @@ MODEL_FILES = (
     *("model*.safetensors", "model.safetensors.index.json", "*_radio.py"),
     *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "vocab.txt", "merges.txt", "spiece.model", "chat_template.jinja"),
-    *("conversion.json", "parity.json", "parity.md", "features.png"),
+    *("conversion.json", "parity.json", "parity.md", "features.png", "projector.json", "projector.safetensors"),
 )
 """Names of the files that commands write into a model folder; `*` stands for any letters."""
 COPIED_FILES = (

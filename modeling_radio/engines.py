@@ -81,13 +81,13 @@ def _has_size(config: RadioConfig, size: Size) -> bool:
 
 def _transformers(config: RadioConfig) -> tuple[list[str], list[str]]:
     differences = native_differences(config)
-    if config.num_mergings or config.is_foreign or not config.return_dict:
+    if _other_networks(config) or not config.return_dict:
         return differences, []
     return [], differences
 
 
 def _vllm(config: RadioConfig) -> tuple[list[str], list[str]]:
-    stops = _other_networks(config)
+    stops = _other_towers(config)
     if not stops and tower_name(config) is None:
         stops = [f"none of its sizes, ViT-S, ViT-B, ViT-L and ViT-H: {_size_in_words(config)}"]
     differs = {
@@ -113,7 +113,7 @@ def _llama_cpp(config: RadioConfig) -> tuple[list[str], list[str]]:
         "a position table, which it resizes with aligned corners": not config.pos_embed_align_corners,
         **_other_outputs(config),
     }
-    return _other_networks(config) or _applying(stops), _applying(differs)
+    return _other_towers(config) or _applying(stops), _applying(differs)
 
 
 def _edge_llm(config: RadioConfig) -> tuple[list[str], list[str]]:
@@ -129,7 +129,7 @@ def _edge_llm(config: RadioConfig) -> tuple[list[str], list[str]]:
         ),
         f"{prefix} class tokens and registers: it has {_EDGE_PREFIX_TOKENS} only": prefix != _EDGE_PREFIX_TOKENS,
     }
-    return _other_networks(config) or _applying(stops), _applying(_other_outputs(config))
+    return _other_towers(config) or _applying(stops), _applying(_other_outputs(config))
 
 
 def _other_networks(config: RadioConfig) -> list[str]:
@@ -138,9 +138,14 @@ def _other_networks(config: RadioConfig) -> list[str]:
         {
             "tokens that are merged, and a decoder": config.num_mergings > 0,
             "E-RADIO, or a network of a library": config.is_foreign,
-            f"images of {config.num_channels} channels": config.num_channels != 3,
+            "rotary positions": config.navit is not None,
         }
     )
+
+
+def _other_towers(config: RadioConfig) -> list[str]:
+    """Return why no engine but transformers has such a tower."""
+    return _other_networks(config) or _applying({f"images of {config.num_channels} channels": config.num_channels != 3})
 
 
 def _other_outputs(config: RadioConfig) -> dict[str, bool]:

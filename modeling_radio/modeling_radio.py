@@ -445,6 +445,17 @@ def _keep_packing(model: nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False  # pyrefly: ignore[bad-argument-type]
 
 
+def _check_own_weights(model: Any, name: str) -> None:
+    """Refuse a network of which transformers filled most with random numbers: the folder is of something else."""
+    trunk = [key for key, _ in model.named_parameters() if key.startswith("radio_model.model.")]
+    missing = {*vars(model).get("_loaded", {}).get("missing_keys", ())}.intersection(trunk)
+    if 2 * len(missing) > len(trunk):
+        raise ValueError(
+            f"{name!r} holds another model: its weights lack {len(missing)} of the {len(trunk)} tensors of a RADIO as "
+            f"its config.json describes it, such as {min(missing)}."
+        )
+
+
 def _model_of(opened: Any) -> Any:
     """Return the model of what `from_pretrained` returned, which may be a model and a report."""
     return opened[0] if isinstance(opened, tuple) else opened
@@ -602,8 +613,8 @@ class RadioPreTrainedModel(NvidiaNames, PreTrainedModel):
         head, and for one of the Hub would not read that file.
 
         Raises:
-            ValueError: If the adapter is for another model or names no base that could be opened, or if peft is not
-                installed or too old.
+            ValueError: If the adapter is for another model or names no base that could be opened, if peft is not
+                installed or too old, or if the weights are not those of a RADIO.
         """
         folder = Path(pretrained_model_name_or_path or "", kwargs.get("subfolder") or "")
         base = None if pretrained_model_name_or_path is None else find_adapter_base(folder)
@@ -630,6 +641,7 @@ class RadioPreTrainedModel(NvidiaNames, PreTrainedModel):
             names = (*DOWNLOAD_OPTIONS, "revision", "subfolder")
             fetched = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
             model.source = str(base or pretrained_model_name_or_path), fetched
+            _check_own_weights(model, str(base or pretrained_model_name_or_path))
         vars(model).pop("_loaded", None)
         _keep_packing(model)
         return opened

@@ -2,9 +2,9 @@
 
 from modeling_radio.configuration_radio import FOREIGN_LAYOUTS
 
-from .folder import FolderWithUnnamedVideo, NvidiaFolder, TrainingFile
+from .folder import FolderWithUnnamedVideo, NemotronFolder, NvidiaFolder, TrainingFile
 
 
 def register() -> None:
     """Let our classes open NVIDIA's folders."""
-    FOREIGN_LAYOUTS[:] = [TrainingFile(), NvidiaFolder(), FolderWithUnnamedVideo()]
+    FOREIGN_LAYOUTS[:] = [TrainingFile(), NvidiaFolder(), NemotronFolder(), FolderWithUnnamedVideo()]

@@ -114,7 +114,7 @@ def folder_with_adaptors(
             get it and where to put it.
     """
     location = {name: value for name, value in (location or {}).items() if value is not None}
-    root = _root(source, location)
+    root = root_of(source, location)
     config = {} if root is None else read_json(root / CONFIG_NAME)
     if root is None or not is_nvidia_config(config):
         return source
@@ -142,7 +142,7 @@ def folder_with_all_adaptors(source: str | Path) -> str | Path:
             fetched a warning says so.
     """
     lacking = adaptors_lacking(source)
-    root = _root(source, {})
+    root = root_of(source, {})
     if not lacking or root is None:
         return source
     try:
@@ -160,7 +160,7 @@ def folder_with_all_adaptors(source: str | Path) -> str | Path:
 
 def adaptors_lacking(source: str | Path) -> list[str]:
     """Return the teachers whose adaptors a folder in NVIDIA's layout lacks; none of another folder."""
-    root = _root(source, {})
+    root = root_of(source, {})
     config = {} if root is None else read_json(root / CONFIG_NAME)
     if root is None or not is_nvidia_config(config):
         return []
@@ -173,7 +173,7 @@ def _own_adaptors(config: Mapping[str, Any]) -> list[str]:
     return [*(config.get("adaptor_configs") or {}), *(adaptor["name"] for adaptor in config.get(BESIDE) or [])]
 
 
-def _root(source: str | Path, location: Mapping[str, Any]) -> Path | None:
+def root_of(source: str | Path, location: Mapping[str, Any]) -> Path | None:
     """Return the local folder of a source, fetched as far as its configuration; None where it has none."""
     try:
         found = cached_file(str(source), CONFIG_NAME, **location)

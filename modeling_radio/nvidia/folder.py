@@ -14,7 +14,7 @@ from modeling_radio.configuration_radio import RadioConfig
 from modeling_radio.modeling_radio import ADAPTORS, FILLERS, PATCH_GENERATOR, POSITIONS, PREFIX_TOKENS, SUMMARY_INDICES
 
 from .arguments import check_hub_config, is_eradio
-from .beside import folder_of_archive, folder_with_adaptors, is_training_file
+from .beside import folder_of_archive, folder_with_adaptors, is_training_file, root_of
 from .config import (
     backbone_fields,
     config_fields_from_nvidia,
@@ -26,6 +26,7 @@ from .config import (
 )
 from .fit import check_fit
 from .navit import OLDER_NAMES, is_navit
+from .nemotron import is_nemotron
 from .radio1d import is_radio1d
 from .stored_tensors import StoredTensor, read_integers, stored_tensors
 
@@ -163,6 +164,36 @@ class TrainingFile:
 
     def check_loaded(self, model: Any) -> None:
         """Check nothing: conversion did."""
+
+
+class NemotronFolder:
+    """Language models whose vision tower is a RADIO: refused with the command that takes the tower out."""
+
+    def place(self, source: Any, arguments: Mapping[str, Any]) -> Any:
+        """Return any other source itself.
+
+        transformers would take `vision_config` for the configuration of a whole folder, and all weights as missing.
+
+        Raises:
+            ValueError: If it is such a model.
+        """
+        root = root_of(source, {name: arguments[name] for name in _LOCATION if name in arguments})
+        if root is not None and is_nemotron(root):
+            raise ValueError(
+                f"{str(source)!r} is a language model with a RADIO as its vision tower. Take that out and open it: "
+                f"radio convert {source} tower"
+            )
+        return source
+
+    def describes(self, values: dict[str, Any]) -> bool:
+        """Return that none is opened."""
+        return False
+
+    def opening_arguments(self, folder: str | Path, arguments: Mapping[str, Any]) -> None:
+        """Return that nothing opens it."""
+
+    def check_loaded(self, model: Any) -> None:
+        """Check nothing."""
 
 
 class FolderWithUnnamedVideo:

@@ -146,6 +146,7 @@ def _block_fields(state: Mapping[str, Tensor], named: dict[str, Any], depth: int
         "intermediate_size": _intermediate_size(state, width, swiglu=swiglu),
         "use_swiglu_ffn": swiglu,
         "qkv_bias": f"{BLOCKS}.0.attn.qkv.bias" in state,
+        "use_layer_scale": f"{BLOCKS}.0.ls1.grandma" in state,
         "use_final_norm": "radio_model.model.norm.weight" in state,
         "use_patch_bias": f"{PATCH_GENERATOR}.embedder.bias" in state,
     }
@@ -156,7 +157,6 @@ def _merging_fields(state: Mapping[str, Tensor], named: dict[str, Any]) -> dict[
     if not named.get("downscale_levels"):
         return {}
     fields = {name: named[name] for name in MERGING_FIELDS if name in named}
-    fields["use_layer_scale"] = f"{BLOCKS}.0.ls1.grandma" in state
     # The first block may be a wide one already.
     fields["intermediate_size"] = int(named["hidden_size"] * named["mlp_ratio"])
     fillers = state.get(FILLERS)

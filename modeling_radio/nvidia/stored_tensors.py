@@ -4,7 +4,7 @@ import json
 import math
 import re
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,23 +37,26 @@ class StoredTensor(NamedTuple):
     shape: list[int]
 
 
-def stored_tensors(folder: str | Path, location: Mapping[str, Any] | None = None) -> dict[str, StoredTensor]:
+def stored_tensors(
+    folder: str | Path, location: Mapping[str, Any] | None = None, *, files: Iterable[str] | None = None
+) -> dict[str, StoredTensor]:
     """Return where each tensor of a folder lies; nothing where the weights are not in safetensors files.
 
     Args:
         folder: A folder or the name of a Hub repository.
         location: Where transformers shall look for it, such as a `revision`.
+        files: Names of the files that count; None for all of the index.
 
     Raises:
         ValueError: If an index or a file is damaged, or an index names files elsewhere.
     """
     location = location or {}
-    names = [_WEIGHTS]
-    index = _find(folder, f"{_WEIGHTS}.index.json", location)
+    names = [_WEIGHTS] if files is None else list(files)
+    index = _find(folder, f"{_WEIGHTS}.index.json", location) if files is None else None
     if index is not None:
         names = indexed_files(index)
-    files = [file for name in names if (file := _find(folder, name, location)) is not None]
-    return {key: tensor for file in files for key, tensor in _read_header(file).items()}
+    found = [file for name in names if (file := _find(folder, name, location)) is not None]
+    return {key: tensor for file in found for key, tensor in _read_header(file).items()}
 
 
 def _find(folder: str | Path, name: str, location: Mapping[str, Any]) -> Path | None:

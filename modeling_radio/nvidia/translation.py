@@ -48,14 +48,18 @@ def translate(
     adaptors: Sequence[str] | None = None,
     version: str | None = None,
     overrides: Mapping[str, Any] | None = None,
+    folds_layer_scale: bool = True,
 ) -> Translated:
-    """Return a whole checkpoint in our layout; arguments and errors are those of `conversion.from_nvidia.convert`."""
+    """Return a whole checkpoint in our layout; arguments and errors are those of `conversion.from_nvidia.convert`.
+
+    Without `folds_layer_scale` the backbone keeps its LayerScale.
+    """
     teachers = _teachers(checkpoint)
     state, source_keys = _our_state(checkpoint, list(checkpoint.state))
     state = _select_adaptors(state, checkpoint, adaptors)
     state = fold_spectral(state, spectral_epsilon(checkpoint.args))
     layer_scale = has_layer_scale(state)
-    if not is_radio1d(checkpoint.args) and not is_navit(checkpoint.args):
+    if folds_layer_scale and not is_radio1d(checkpoint.args) and not is_navit(checkpoint.args):
         state = fold_layer_scale(state)
     check_finite(state, source_keys)
     fields = build_config_fields(state, checkpoint, version)

@@ -45,10 +45,11 @@ def check_export_settings(recipe: ExportRecipe, config: RadioConfig) -> None:
         RecipeError: If it has normalizers already, merges tokens, has a dense head that cannot undo the final one, or
             no LayerScale to fold.
     """
-    if recipe.fold_layer_scale and (not config.use_layer_scale or config.num_mergings):
+    if recipe.fold_layer_scale and (not config.use_layer_scale or config.num_mergings or config.navit):
         raise RecipeError(
-            "`export.fold_layer_scale` must be false unless `student.config.use_layer_scale` is true and "
-            f"`student.config.downscale_levels` is null, got {config.use_layer_scale} and {config.downscale_levels}."
+            "`export.fold_layer_scale` must be false unless `student.config.use_layer_scale` is true, and "
+            "`student.config.downscale_levels` and `student.config.navit` are null, got "
+            f"{config.use_layer_scale}, {config.downscale_levels} and {config.navit}."
         )
     for name in ("downscale_levels", "eradio", "wrapped"):
         if recipe.has_normalizers and getattr(config, name):
