@@ -12,6 +12,7 @@ References:
 """
 
 import copy
+import dataclasses
 import math
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
@@ -44,6 +45,27 @@ HEAD_EPS = 1e-5
 """Epsilon of the norms in the attention pool, torch's default, unlike that of the blocks."""
 SMALLEST_WIDTH = 128
 """Least number of channels that matryoshka training keeps."""
+
+
+def matryoshka_widths(hidden_size: int) -> list[int]:
+    """Return the widths that matryoshka training keeps: powers of two from 128 on, and all channels."""
+    below = [SMALLEST_WIDTH << power for power in range(20) if SMALLEST_WIDTH << power < hidden_size]
+    return [*below, hidden_size]
+
+
+def kept_channels(uniform: Tensor, hidden_size: int) -> Tensor:
+    """Return which channels of each image are kept, 1 or 0, `(images, 1, hidden_size)`.
+
+    Args:
+        uniform: Numbers in [0, 1), `(images,)`.
+        hidden_size: Width of the tokens.
+    """
+    widths = torch.tensor(matryoshka_widths(hidden_size), device=uniform.device)
+    bounds = (2.0 ** torch.arange(1, len(widths) + 1, device=uniform.device) - 1) / (2 ** len(widths) - 1)
+    index = torch.searchsorted(bounds, uniform.contiguous().to(bounds), right=True).clamp(max=len(widths) - 1)
+    return (torch.arange(hidden_size, device=uniform.device) < widths[index][:, None]).float()[:, None]
+
+
 _TOKEN_STD = 0.02
 
 
@@ -63,7 +85,9 @@ class NavitOptions(NamedTuple):
         rounded_angles: Round angles, their sines and cosines to bfloat16, as NVIDIA's code does under autocast.
         pool_type: Class tokens in front ("cls_token"), or as many queries that attend to all tokens at the end
             ("attn"), with norms of queries and keys ("attn_qknorm").
-        matryoshka: In training, set channels of the final tokens from a random width on to zero.
+        matryoshka: In training, set channels from a random width on to zero, in the final tokens and in those of
+            blocks: 128, 256, ... or all, each twice as likely as the one before. NVIDIA draws one width for a batch;
+            here each image has its own, so that it trains the same in whatever batch it is (our choice).
         scaled_by_depth: LayerScale of the 0-based block `i` starts at `1 / sqrt(i + 1)`, not at `layerscale_value`.
         global_blocks: Blocks with global attention where there are windows; `None` spreads them by
             `vitdet_num_global` or `vitdet_num_windowed`.
@@ -570,24 +594,32 @@ class NavitNetwork(RadioNetwork):
         Raises:
             ValueError: If the window is none.
         """
-        batch, trunk = call.batch, self.model
-        path_draws = split_draws(call, self.config)[1] if self.training or call.draws is not None else None
-        tokens = trunk.embed(self.input_conditioner(self._images(batch)), batch.pack)
+        batch, trunk, pack = call.batch, self.model, copy.copy(call.batch.pack)
+        if pack is not None:
+            pack.num_prefix = trunk.num_front  # without the class tokens of a pool
+        path_draws = None
+        if self.training or call.draws is not None:
+            path_draws = split_draws(call._replace(batch=dataclasses.replace(batch, pack=pack)), self.config)[1]
+        tokens = trunk.embed(self.input_conditioner(self._images(batch)), pack)
         window = resolve_window(self.config, call.window_size, batch.grid)
-        if batch.pack is None:
+        if pack is None:
             layout = AttentionLayout.for_grid(*batch.grid, trunk.num_front, window, tokens.device)
             grids = {batch.grid: 1}
         else:
-            inner = copy.copy(batch.pack)  # without the class tokens of a pool
-            inner.num_prefix = trunk.num_front
-            layout = inner.layout(window, tokens.device)
-            grids = {grid: len(images) for grid, images in inner.groups.items()}
+            layout = pack.layout(window, tokens.device)
+            grids = {grid: len(images) for grid, images in pack.groups.items()}
         rotation = trunk.rotation(grids, tokens.device)
         last, kept, weights = trunk(tokens, layout, rotation, call.keep, path_draws, call.with_attentions)
         segments = layout.global_segments
         tokens = trunk.with_queries(tokens, segments)
         kept = {block: trunk.with_queries(output, segments) for block, output in kept.items()}
-        return self.collect(call, tokens, trunk.finish(last, segments, rotation), kept, weights)
+        final = trunk.finish(last, segments, rotation)
+        if self.training and trunk.options.matryoshka:
+            uniform = torch.rand(batch.num_images, device=final.device) if call.draws is None else call.draws[:, 0]
+            mask = kept_channels(uniform.to(final.device), self.config.hidden_size)
+            mask = batch.spread(mask).to(final)  # pyrefly: ignore[missing-attribute]
+            final, kept = final * mask, {block: output * mask for block, output in kept.items()}
+        return self.collect(call, tokens, final, kept, weights)
 
     def _images(self, batch: Batch) -> Tensor:
         """Return images, of a pack each patch as one."""

@@ -503,12 +503,13 @@ class StudentRecipe(RecipeSection):
     """The student network. Its adaptors and class tokens follow from the teachers.
 
     Attributes:
-        architecture: "radio", the ViT of `preset` and `config`; "e_radio"; "timm:NAME", a network of timm;
+        architecture: "radio", the ViT of `preset` and `config`; "navit_small" and other names of NVIDIA's NaViT, a ViT
+            without a table of positions (`navit_radio.py`); "e_radio"; "timm:NAME", a network of timm;
             "transformers:NAME", a network of transformers, where NAME is its type ("dinov2"), or a Hub id or folder
             with its configuration; or the import path of your own class, "my_package.my_module:MyNetwork". Weights
             are random unless `init_from` names some.
-        arguments: Arguments that build the network: for E-RADIO and timm those of the network, for transformers fields
-            of its configuration, for your class those of its `__init__`.
+        arguments: Arguments that build the network: for NaViT its options (`NavitOptions`), for E-RADIO and timm those
+            of the network, for transformers fields of its configuration, for your class those of its `__init__`.
         levels: Maps of such a network that are added to become the features, at the stride of the finest map. Negative
             numbers count from the last map, which is the network's final output. All maps are projected to the width
             `config.hidden_size`.
@@ -536,6 +537,8 @@ class StudentRecipe(RecipeSection):
         num_tokens: Nested dropout of a RADIO1D student (`student.config.downscale_levels`): number of global tokens of
             an image that reach the decoder in a step. "triangular" (density 2 - 2x, as published), "uniform", "beta"
             (mode at a quarter); "fixed" or None for all.
+        matryoshka: Let a NaViT student learn features whose first 128, 256, ... channels can be used alone: in each
+            step those of an image from a random width on are zero (https://arxiv.org/abs/2205.13147).
     """
 
     architecture: ModelId = OWN_ARCHITECTURE
@@ -553,6 +556,7 @@ class StudentRecipe(RecipeSection):
     init_from: Annotated[ModelId | None, STAGELESS] = None
     init_blocks: Annotated[list[Annotated[int, Ge(0)]] | None, STAGELESS] = None
     num_tokens: Literal["triangular", "uniform", "beta", "fixed"] | None = None
+    matryoshka: bool = False
 
     @model_validator(mode="after")
     def _check_blocks(self) -> "StudentRecipe":

@@ -20,9 +20,11 @@ from modeling_radio.core.imports import find_function, is_import_path
 from modeling_radio.core.seeds import derive_seed
 from modeling_radio.core.timing import fastest_seconds
 from modeling_radio.layers_radio import AttentionLayout, RadioBlock, Segments
+from modeling_radio.presets_radio import NAVITS
 from modeling_radio.training.recipes.recipe import Recipe, RecipeError
 from modeling_radio.training.recipes.sections import OWN_ARCHITECTURE
 from modeling_radio.training.student.foreign import check_foreign, foreign_config, freeze_parts
+from modeling_radio.training.student.navit import check_navit, navit_config
 from modeling_radio.training.student.packing import check_merging
 from modeling_radio.training.student.parameters import freeze_projection_of_clips
 from modeling_radio.training.student.regularizers import add_damp, add_spectral_scales
@@ -196,6 +198,7 @@ def check_student_views(recipe: Recipe) -> None:
     config = _config(recipe, recipe.student.config)
     check_merging(recipe, config)
     check_foreign(recipe, config)
+    check_navit(recipe, config)
     for partition in recipe.partitions:
         wrong = [size for size in partition.sizes_px if size % config.patch_size]
         if wrong:
@@ -218,10 +221,14 @@ def _config(recipe: Recipe, fields: dict[str, Any]) -> RadioConfig:
     _check_keys("student.config", recipe.student.config, RadioConfig)
     try:
         preset = recipe.student.preset
+        if recipe.student.architecture in NAVITS:
+            return navit_config(recipe.student, fields)
         if recipe.student.architecture != OWN_ARCHITECTURE:
             return foreign_config(recipe.student, fields)
         if preset is not None and is_import_path(preset):
             return _own_config(preset, fields)
+        if preset in NAVITS:
+            raise ValueError(f"`preset` must be a ViT's with positions, got {preset!r}. Set `student.architecture`.")
         start = {} if preset is None else {"eradio": _eradio_of(preset)}
         if {**start, **fields}.get("eradio") is not None:
             raise ValueError(f"`preset` must be a ViT's, got {preset!r}. Set `student.architecture` to 'e_radio'.")

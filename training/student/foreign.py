@@ -65,8 +65,8 @@ def _architecture_fields(student: StudentRecipe) -> dict[str, Any]:
         return wrapped_fields("transformers", kind, {**described, **arguments}, student.levels, width)
     if not is_import_path(student.architecture):
         raise ValueError(
-            f"`architecture` must be '{OWN_ARCHITECTURE}', '{E_RADIO}', 'timm:NAME', 'transformers:NAME' or "
-            f"'my_package.my_module:MyNetwork', got {student.architecture!r}."
+            f"`architecture` must be '{OWN_ARCHITECTURE}', 'navit_SIZE', '{E_RADIO}', 'timm:NAME', 'transformers:NAME' "
+            f"or 'my_package.my_module:MyNetwork', got {student.architecture!r}."
         )
     found = import_object(student.architecture, "student.architecture")
     register_network(student.architecture, found)

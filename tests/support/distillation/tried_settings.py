@@ -91,6 +91,8 @@ TRUNK = {
     "student.preset": "radio-test",
     "student.config": {"num_hidden_layers": 3, "vitdet_num_global": 1},
 }
+NAVIT = {"student.preset": None, "student.architecture": "navit_tiny"}
+NAVIT |= {"student.config": {"hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 2}}
 WINDOWS = {"partitions.low.sizes_px": [48], "partitions.low.vitdet_windows": [1]}
 ALWAYS = {**WINDOWS, "partitions.low.vitdet_probability": 1.0}
 RAGGED = {**ALWAYS, "partitions.low.sizes_px": [48, 64], "partitions.low.vitdet_windows": [1, 2, 2, 2]}
@@ -134,6 +136,7 @@ CONTEXTS: dict[str, dict[str, Any]] = {
     "student.init_from": TRUNK,
     "student.init_blocks": {**TRUNK, "student.init_from": "start"},
     "student.num_tokens": FEWER,
+    "student.matryoshka": NAVIT,
     "student.passes_at_once": {"partitions.low.accumulation_steps": 2},
     "teachers.semantic.run_mode": {"teachers.semantic.options": {"summary_dim": None}},  # or it cannot be a mosaic
     "teachers.semantic.input_size_px": FIXED,

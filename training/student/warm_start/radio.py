@@ -160,6 +160,13 @@ def open_source(source: str, config: RadioConfig, blocks: Sequence[int] | None =
     if blocks is not None:
         check_blocks(blocks, depth, source)
     theirs = {field: getattr(model.config, field) for field in TRUNK_FIELDS}
+    if (model.config.navit is None) != (config.navit is None) or (
+        config.navit is not None and model.config.num_prefix_tokens != config.num_prefix_tokens
+    ):
+        raise RecipeError(
+            f"`student.init_from` must be a checkpoint with positions of the student's kind, and of NaViT with as many "
+            f"class tokens and registers, got {source!r}."
+        )
     if blocks is not None:
         theirs["num_hidden_layers"] = len(blocks)
     pairs = {field: (getattr(config, field), value) for field, value in theirs.items()}
