@@ -48,7 +48,14 @@ def run(settings: EvaluationSettings, model: "RadioFeatures | None" = None) -> "
     from modeling_radio.core.ranks import rank_and_count
     from modeling_radio.evaluation.report import report_sections, write_report
     from modeling_radio.evaluation.run import run_evaluations
-    from modeling_radio.figures.progress import TOKENS, figure_over_counts, values_by_tokens
+    from modeling_radio.figures.progress import (
+        CHANNELS,
+        TOKEN_TASKS,
+        TOKENS,
+        WIDTH_TASKS,
+        figure_over_counts,
+        values_by_tokens,
+    )
 
     transformers_logging.disable_progress_bar()  # models load fast
     results, evaluations = run_evaluations(settings, model)
@@ -56,10 +63,11 @@ def run(settings: EvaluationSettings, model: "RadioFeatures | None" = None) -> "
     if settings.output is not None and rank_and_count()[0] == 0:
         results.save(settings.output)
         written.append(settings.output)
-        panels = values_by_tokens(results.measurements)
-        if panels:
-            written.append(settings.output.with_suffix(".tokens.png"))
-            write_file(written[-1], figure_over_counts(panels, TOKENS).savefig)
+        for kind, tasks, label in (("tokens", TOKEN_TASKS, TOKENS), ("widths", WIDTH_TASKS, CHANNELS)):
+            panels = values_by_tokens(results.measurements, tasks)
+            if panels:
+                written.append(settings.output.with_suffix(f".{kind}.png"))
+                write_file(written[-1], figure_over_counts(panels, label).savefig)
         if settings.report:
             written.append(settings.output.with_suffix(".html"))
             write_report(

@@ -41,6 +41,8 @@ TASK_NAMES = (
     "knn_over_tokens",
     "segmentation_over_tokens",
     "fidelity_over_tokens",
+    "knn_over_widths",
+    "segmentation_over_widths",
     "model_similarity",
     "effective_rank",
     "feature_statistics",

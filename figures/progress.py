@@ -22,11 +22,13 @@ from modeling_radio.metrics.results import Measurement
 
 
 TOKEN_TASKS = ("knn_over_tokens", "segmentation_over_tokens", "fidelity_over_tokens")
+WIDTH_TASKS = ("knn_over_widths", "segmentation_over_widths")
 TOKENS = "global tokens"
+CHANNELS = "channels of the features"
 PIXELS = "image side, pixels"
 MAX_COLUMNS = 4
 CURVE_INCHES = (4.0, 3.0)
-_TOKEN_METRIC = re.compile(r"(?P<count>\d+) tokens, (?P<metric>.+)")
+_COUNTED_METRIC = re.compile(r"(?P<count>\d+) (?:tokens|channels), (?P<metric>.+)")
 ValuesByCount = dict[int, list[float]]
 """Values of one or several seeds, by a count such as steps or tokens."""
 
@@ -78,11 +80,13 @@ def values_by_size(measurements: Sequence[Measurement]) -> dict[str, dict[str, V
     return panels
 
 
-def values_by_tokens(measurements: Sequence[Measurement]) -> dict[str, dict[str, ValuesByCount]]:
-    """Return the values by metric, model and number of tokens."""
+def values_by_tokens(
+    measurements: Sequence[Measurement], tasks: Sequence[str] = TOKEN_TASKS
+) -> dict[str, dict[str, ValuesByCount]]:
+    """Return the values by metric, model and number of tokens, or with `WIDTH_TASKS` of channels."""
     panels: dict[str, dict[str, ValuesByCount]] = {}
     for measurement in measurements:
-        match = _TOKEN_METRIC.fullmatch(measurement.metric) if measurement.task in TOKEN_TASKS else None
+        match = _COUNTED_METRIC.fullmatch(measurement.metric) if measurement.task in tasks else None
         if match is not None:
             by_count = panels.setdefault(match["metric"], {}).setdefault(measurement.model, {})
             by_count.setdefault(int(match["count"]), []).append(measurement.value)

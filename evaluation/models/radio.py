@@ -58,6 +58,7 @@ class RadioFeatures:
         self.model, self.name, self.dtype = model, name, dtype
         choose_cpu_blocks(model)
         self.num_tokens: int | None = None
+        self.truncate_dim: int | None = None
         self.processor = RadioImageProcessor.from_model_config(model.config) if processor is None else processor
         self._set_size(size_px)
 
@@ -105,7 +106,8 @@ class RadioFeatures:
             self._size_px,
             self.dtype,
         ]
-        return " ".join(map(str, [*parts, *([] if self.num_tokens is None else [f"{self.num_tokens} tokens"])]))
+        counts = {"tokens": self.num_tokens, "channels": self.truncate_dim}
+        return " ".join(map(str, [*parts, *(f"{count} {of}" for of, count in counts.items() if count is not None)]))
 
     def with_size(self: _Own, size_px: int | None) -> _Own:
         """Return the same model for images of another size.
@@ -130,6 +132,12 @@ class RadioFeatures:
         shorter = copy.copy(self)
         shorter.num_tokens = num_tokens
         return shorter
+
+    def truncated(self: _Own, truncate_dim: int) -> _Own:
+        """Return the same model whose features, and each class token of whose summary, have their first channels."""
+        narrower = copy.copy(self)
+        narrower.truncate_dim = truncate_dim
+        return narrower
 
     def preprocess(self, image: Tensor, size_px: int | None = None) -> Tensor:
         """Return the pixels of an image by the processor; the ratio of its sides stays, up to whole patches."""
@@ -158,7 +166,11 @@ class RadioFeatures:
                 return_dict=True,
                 num_tokens=self.num_tokens,
             )
-        return Encoding(output.summary, cast(Tensor, output.features), output.adaptors or {})
+        summary, features = output.summary, cast(Tensor, output.features)
+        if self.truncate_dim is not None:
+            tokens = summary.unflatten(1, (-1, self.model.config.hidden_size))
+            summary, features = tokens[:, :, : self.truncate_dim].flatten(1), features[:, : self.truncate_dim]
+        return Encoding(summary, features, output.adaptors or {})
 
     def encode_blocks(self, pixels: Tensor) -> list[Tensor]:
         """Return the patches of the blocks at the end of each quarter, with the final norm, `(batch, dim, rows, cols)`.

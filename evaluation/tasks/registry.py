@@ -98,6 +98,8 @@ TASKS: dict[str, Task] = {
     "fidelity_over_tokens": Task(
         representation.measure_fidelity_over_tokens, "images", representation.all_adaptors, needs_teachers=True
     ),
+    "knn_over_widths": Task(representation.measure_knn_over_widths, "labels"),
+    "segmentation_over_widths": Task(representation.measure_segmentation_over_widths, "masks", _dense),
     "model_similarity": Task(representation.measure_model_similarity, "images", _dense, needs_teachers=True),
     "effective_rank": Task(representation.measure_effective_rank, "images", _dense, of_baselines=True),
     "feature_statistics": Task(representation.measure_feature_statistics, "images", _dense, of_baselines=True),

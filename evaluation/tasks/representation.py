@@ -1,4 +1,4 @@
-"""Tasks on the features themselves: fidelity to teachers, rank and norms, numbers of tokens."""
+"""Tasks on the features themselves: fidelity to teachers, rank and norms, numbers of tokens and channels."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from modeling_radio.metrics.representation import (
     rank_me,
 )
 from modeling_radio.metrics.results import STUDENT, Measurement
+from modeling_radio.navit_radio import matryoshka_widths
 from modeling_radio.training.losses.alignment import align_to_teacher
 from modeling_radio.training.losses.fidelity import (
     canonical_correlation,
@@ -322,6 +323,34 @@ def measure_segmentation_over_tokens(evaluation: Evaluation) -> list[Measurement
 def measure_fidelity_over_tokens(evaluation: Evaluation) -> list[Measurement]:
     """Measure the mean cosine of every adaptor with its teacher with 1, 2, 4, ... and all global tokens."""
     return _over_tokens(evaluation, "fidelity_over_tokens", measure_adaptor_fidelity)
+
+
+def measure_knn_over_widths(evaluation: Evaluation) -> list[Measurement]:
+    """Measure kNN accuracy with the first 128, 256, ... and all channels, where they were learned for that."""
+    return _over_widths(evaluation, "knn_over_widths", measure_knn)
+
+
+def measure_segmentation_over_widths(evaluation: Evaluation) -> list[Measurement]:
+    """Measure the mIoU of a linear probe on the first 128, 256, ... and all channels, one probe for each number."""
+    return _over_widths(evaluation, "segmentation_over_widths", measure_segmentation_probe)
+
+
+def _over_widths(
+    evaluation: Evaluation, task: str, measure: Callable[[Evaluation], list[Measurement]]
+) -> list[Measurement]:
+    model = evaluation.model
+    if not isinstance(model, RadioFeatures) or not (model.model.config.navit or {}).get("matryoshka"):
+        raise ValueError(
+            f"`{task}` needs a NaViT with matryoshka widths (`student.matryoshka`), got {model.name!r}. Leave the task "
+            "out."
+        )
+    measurements = []
+    for width in matryoshka_widths(model.model.config.hidden_size):
+        narrower = replace(evaluation, model=model.truncated(width), shown_masks={})  # the report shows all channels
+        measurements += [
+            replace(found, task=task, metric=f"{width} channels, {found.metric}") for found in measure(narrower)
+        ]
+    return measurements
 
 
 def token_counts(available: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiny_navit import build_navit
 from tiny_radio1d import build_radio1d
 from torch.nn import functional as F
 
@@ -20,14 +21,17 @@ from modeling_radio.evaluation.tasks.representation import (
     measure_fidelity_over_tokens,
     measure_fixed_pattern,
     measure_knn_over_tokens,
+    measure_knn_over_widths,
     measure_model_similarity,
     measure_model_statistics,
     measure_position_predictor,
     measure_segmentation_over_tokens,
+    measure_segmentation_over_widths,
     measure_self_supervised,
     measure_shift_error,
     some_tokens,
 )
+from modeling_radio.figures.progress import WIDTH_TASKS, values_by_tokens
 from modeling_radio.metrics.representation import (
     block_statistics,
     channel_statistics,
@@ -98,6 +102,7 @@ def test_a_model_is_a_linear_map_of_itself_and_not_of_another(noisy_folders, tin
         measure_block_norms,
         measure_model_statistics,
         measure_knn_over_tokens,
+        measure_knn_over_widths,
     ],
 )
 def test_other_models_are_refused(measure, pixels):
@@ -188,6 +193,25 @@ def test_each_number_of_tokens_is_measured(radio1d):
     assert radio1d.shown_masks == {}
     model = radio1d.model
     assert len({model.fingerprint(), model.with_tokens(1).fingerprint(), model.with_tokens(2).fingerprint()}) == 3
+
+
+def test_each_width_is_measured(data):
+    model = build_navit({"matryoshka": True}, hidden_size=256, patch_size=8, num_hidden_layers=1)
+    evaluation = Evaluation(RadioFeatures(model, size_px=32), data, TaskSettings(neighbors=3, probe_steps=3))
+    found = measure_knn_over_widths(evaluation)
+    assert [each.metric for each in found if "mean" not in each.metric] == [
+        "128 channels, accuracy",
+        "256 channels, accuracy",
+    ]
+    found = measure_segmentation_over_widths(evaluation)
+    assert {each.metric for each in found} >= {"128 channels, mIoU", "256 channels, mIoU"}
+    narrow, pixels = evaluation.model.truncated(128), torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        whole, cut = evaluation.model.encode(pixels), narrow.encode(pixels)
+    assert torch.equal(cut.features, whole.features[:, :128])
+    assert torch.equal(cut.summary, torch.cat([whole.summary[:, :128], whole.summary[:, 256:384]], dim=1))
+    assert narrow.fingerprint() != evaluation.model.fingerprint()
+    assert set(values_by_tokens(found, WIDTH_TASKS)["mIoU"]) == {"student"}
 
 
 def test_all_tokens_are_the_plain_task(radio1d):
