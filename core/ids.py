@@ -17,6 +17,8 @@ FINAL, MERGED = "final", "merged"
 """Folders of a run with its model: of the best or last state, and of an adapter merged into its base."""
 MODELS_OF_RUNS = (MERGED, FINAL)
 """Folders of a run with its model, in the order of preference: a merged adapter needs no base."""
+PICTURES, EXAMPLES = "pictures", "examples"
+"""Folder of a run with its figures, and the folder in it with some validation images, none of which are published."""
 _CONFIGS = ("config.json", "adapter_config.json")
 
 

@@ -14,13 +14,16 @@ from accelerate.utils import send_to_device, tqdm
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from torchvision.transforms.v2.functional import to_pil_image
 
-from modeling_radio.core.files import write_file
+from modeling_radio.core.files import write_file, write_folder
 from modeling_radio.figures.style import on_any_background
+from modeling_radio.training.data.labeled.tables import read_row
 from modeling_radio.tuning.tasks.base import Evidence, FinetuningTask, ModelInputs, Ranking, TableExamples, join
 
 
 NUM_SHOWN = 6  # our choice: as many columns as fit a screen
+NUM_SAVED, SAVED_PX = 4, 1024  # our choice: a row of thumbnails, larger than most models take
 IMAGE_INCHES = 1.9
 CONFUSION, CURVES, WORST = "confusion.png", "precision_recall.png", "worst.png"
 NO_THRESHOLD = 0.5  # of classes that no validation image has
@@ -185,6 +188,21 @@ def draw_examination(
     which = f"The {len(worst)} of {len(errors)} images with the largest {task.error_name}"
     figure.suptitle(f"{which} (median of all: {float(errors.median()):.3g})", fontsize=8)
     write_file(folder / WORST, figure.savefig)
+
+
+def save_images(examples: TableExamples, folder: Path) -> None:
+    """Write some images in their own shape, evenly spread over a split, for whoever looks at the model."""
+    num_rows = len(examples.rows)
+    rows = [number * num_rows // NUM_SAVED for number in range(NUM_SAVED)] if num_rows > NUM_SAVED else range(num_rows)
+
+    def write(scratch: Path) -> None:
+        for number, row in enumerate(rows):
+            stored, where = read_row(examples.rows, row, examples.name)["image"], f"{examples.name} {row}"
+            image = to_pil_image(examples.task.read_image(stored, where))
+            image.thumbnail((SAVED_PX, SAVED_PX))
+            image.save(scratch / f"{number}.jpg", quality=95)
+
+    write_folder(folder, write)
 
 
 @on_any_background

@@ -14,13 +14,13 @@ from transformers.utils import logging as transformers_logging
 
 from modeling_radio.checks_radio import read_json
 from modeling_radio.core.files import check_run_folder, remove_partial, sole_run, write_text
-from modeling_radio.core.ids import FINAL, MERGED
+from modeling_radio.core.ids import EXAMPLES, FINAL, MERGED, PICTURES
 from modeling_radio.core.ranks import dead_ranks_named, fsdp_plugin, joining, on_first_rank, runs_on_cpu
 from modeling_radio.core.timing import Clock
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.tuning.adapters import merge_adapter, save_adapter
 from modeling_radio.tuning.data import load_images
-from modeling_radio.tuning.error_analysis import draw_examination, fit_thresholds, gather_evidence
+from modeling_radio.tuning.error_analysis import draw_examination, fit_thresholds, gather_evidence, save_images
 from modeling_radio.tuning.models import (
     build_model,
     check_network,
@@ -46,7 +46,7 @@ from modeling_radio.tuning.trainer import (
 )
 
 
-FIGURES, SETTINGS, RESULTS = "pictures", "settings.json", "results.json"
+SETTINGS, RESULTS = "settings.json", "results.json"
 NAME = "radio finetune"
 NOT_DECISIVE = ("output", "merge", "device")
 """Settings that may differ between the sessions of a run."""
@@ -150,7 +150,9 @@ class FinetuningRun:
         assert isinstance(examples, TableExamples)
         with self.trainer.compute_loss_context_manager():
             evidence = gather_evidence(self.task, model, examples)
-            draw_examination(self.task, model, examples, evidence, self.settings.output / FIGURES)
+            draw_examination(self.task, model, examples, evidence, self.settings.output / PICTURES)
+            if self.trainer.is_world_process_zero():
+                save_images(examples, self.settings.output / PICTURES / EXAMPLES)
         fitted = fit_thresholds(self.task, evidence)
         if fitted:
             of_model: Any = self.trainer.accelerator.unwrap_model(model).config
@@ -210,7 +212,7 @@ class FinetuningRun:
     def _prepare_output(self) -> str | None:
         """Remove leftovers of a killed run in the folder, and return the checkpoint to go on from."""
         output = self.settings.output
-        for folder in (output, output / FIGURES):
+        for folder in (output, output / PICTURES):
             remove_partial(folder)
         checkpoint = last_checkpoint(output)
         self.settings.save(output / SETTINGS)
@@ -226,7 +228,7 @@ class FinetuningRun:
             task=self.task,
             learning_rates=self.learning_rates,
             layer_decay=settings.layer_decay,
-            figures=settings.output / FIGURES,
+            figures=settings.output / PICTURES,
             model=self.model,
             args=self.arguments,
             train_dataset=build_examples(self.task, is_training=True),

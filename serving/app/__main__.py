@@ -9,13 +9,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from modeling_radio.core.command_line import Command
-from modeling_radio.core.files import PHOTOGRAPH, check_output
-from modeling_radio.core.ids import ModelId
+from modeling_radio.core.files import PHOTOGRAPH, RUN_FILE, check_output
+from modeling_radio.core.ids import EXAMPLES, PICTURES, ModelId
 from modeling_radio.core.interruption import raised_signals
 from modeling_radio.core.settings import DeviceOptions, SettingsError
-
-
-EXAMPLES = [PHOTOGRAPH]
 
 
 class AppSettings(DeviceOptions):
@@ -26,7 +23,8 @@ class AppSettings(DeviceOptions):
         base: Folder or Hub id of an adapter's base; by default the one that the adapter names, if it is a Hub id.
         dtype: Type in which the model computes.
         num_global: Number of blocks that stay global with windows; by default the checkpoint's.
-        examples: Photographs to choose from.
+        examples: Photographs to choose from; by default validation images of the run in whose folder the checkpoint
+            lies, or one of the package: always in a Space and for other machines.
         host: Address to listen at; 0.0.0.0 lets other machines in.
         port: Port to listen at; by default the first free one from 7860 on.
         share: Also open an address that others can reach for a week, through a tunnel of Gradio's.
@@ -38,7 +36,7 @@ class AppSettings(DeviceOptions):
     base: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     num_global: int | None = Field(None, gt=0)
-    examples: list[Path] = EXAMPLES
+    examples: list[Path] = []
     host: str = "127.0.0.1"
     port: int | None = Field(None, gt=0, lt=65536)
     share: bool = False
@@ -65,18 +63,17 @@ def _run(settings: AppSettings) -> None:
     if settings.space is None:
         _serve(settings)
         return
+    examples = settings.examples or [PHOTOGRAPH]
     from modeling_radio.serving.app.space import SPACE, write_space
 
     checkpoint = Path(settings.checkpoint)
-    read = [checkpoint, *settings.examples]
+    read = [checkpoint, *examples]
     check_output(settings.space, overwrite=settings.overwrite, inputs=read, kind=SPACE, name="space")
     if checkpoint.is_dir() and settings.space.resolve().is_relative_to(checkpoint.resolve()):
         raise SettingsError(
             f"`space` must not lie in the checkpoint's folder, because that is copied, got {str(settings.space)!r}."
         )
-    write_space(
-        settings.space, settings.checkpoint, settings.dtype, settings.num_global, settings.examples, settings.base
-    )
+    write_space(settings.space, settings.checkpoint, settings.dtype, settings.num_global, examples, settings.base)
     print(f"{settings.space}: `python app.py` in it shows it; `hf upload ORG/NAME . --repo-type space` uploads it.")
 
 
@@ -87,6 +84,12 @@ def _check_photograph(path: Path) -> None:
         read_image_file(path)
     except UNREADABLE as error:
         raise SettingsError(f"`examples` must be files of photographs, got {str(path)!r}.") from error
+
+
+def images_of_run(checkpoint: Path) -> list[Path]:
+    """Return validation images of the run in whose folder a model lies; none if it lies elsewhere."""
+    run = checkpoint.expanduser().absolute().parent
+    return sorted((run / PICTURES / EXAMPLES).glob("*.jpg")) if (run / RUN_FILE).is_file() else []
 
 
 def _serve(settings: AppSettings) -> None:
@@ -101,7 +104,8 @@ def _serve(settings: AppSettings) -> None:
     base = check_parts(settings.checkpoint, settings.base)
     app = App(settings.checkpoint, settings.device, settings.dtype, settings.num_global, base=base)
     is_for_one = settings.host in ("127.0.0.1", "localhost", "::1") and not settings.share
-    page = build_page(app, settings.examples, may_reopen=is_for_one)
+    own = images_of_run(Path(settings.checkpoint)) if is_for_one else []
+    page = build_page(app, settings.examples or own or [PHOTOGRAPH], may_reopen=is_for_one)
     with raised_signals():  # a tunnel is another process
         address = {"server_name": settings.host, "server_port": settings.port, "share": settings.share}
         page.launch(**address, prevent_thread_lock=True, **launch_options())

@@ -55,7 +55,7 @@ def equal_weights(one, two):
 
 def figures(output):
     """Return the names of the figures of errors."""
-    return {path.name for path in (output / "pictures").iterdir() if not path.name.startswith("step-")}
+    return {path.name for path in (output / "pictures").glob("*.png") if not path.name.startswith("step-")}
 
 
 @pytest.mark.parametrize(
@@ -85,6 +85,7 @@ def test_each_task_trains_and_its_adapter_merges(
     if task == "semantic-segmentation":  # the others' are empty files
         with Image.open(output / "pictures" / "step-2.png") as picture:
             assert picture.width > 100
+    assert {path.parent.relative_to(output) for path in output.rglob("*.jpg")} == {Path("pictures", "examples")}
     of_task = "precision_recall.png" if has_boxes else "confusion.png"
     assert figures(output) == {"worst.png", of_task} - ({of_task} if task == "depth-estimation" else set())
     assert ("thresholds" in json.loads((output / RESULTS).read_text())) == has_boxes

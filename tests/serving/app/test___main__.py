@@ -1,7 +1,12 @@
 """The command: refused input in one line, the page that it serves, and the Space that it writes."""
 
-import pytest
+import shutil
+from pathlib import Path
 
+import pytest
+from PIL import Image
+
+from modeling_radio.core.files import PHOTOGRAPH
 from modeling_radio.serving.app import page
 from modeling_radio.serving.app.__main__ import main
 
@@ -38,6 +43,31 @@ def test_it_serves_at_its_address_from_any_folder(
     assert described in texts_shown[1]
     dropdowns = {block.label for block in served.blocks.values() if isinstance(block, page.gr.Dropdown)}
     assert ({"Device", "Precision"} <= dropdowns) == may_reopen
+
+
+def test_a_model_of_a_run_opens_with_its_validation_images_on_this_machine_alone(texts, launched, tmp_path):
+    checkpoint, own = tmp_path / "run" / "final", tmp_path / "run" / "pictures" / "examples" / "0.jpg"
+    shutil.copytree(texts, checkpoint)
+    own.parent.mkdir(parents=True)
+    shutil.copy(PHOTOGRAPH, own)
+    for is_of_run, options, shown in (
+        (False, [], PHOTOGRAPH),  # whoever made the folder beside it
+        (True, [], own),
+        (True, ["--share"], PHOTOGRAPH),
+        (True, ["--host", "0.0.0.0"], PHOTOGRAPH),
+        (True, ["--examples", str(texts / "photo.png")], texts / "photo.png"),
+    ):
+        if is_of_run:
+            (tmp_path / "run" / "run.txt").write_text("radio finetune\n")
+        if "--examples" in options:
+            Image.new("RGB", (64, 64)).save(shown)
+        assert main([str(checkpoint), *options]) == 0
+        served, _ = launched.pop()
+        (image,) = [block for block in served.blocks.values() if block.elem_id == "photograph"]
+        assert Path(image.value["orig_name"]).name == shown.name
+    assert main([str(checkpoint), "--space", str(tmp_path / "space")]) == 0
+    assert [path.name for path in (tmp_path / "space" / "examples").iterdir()] == ["00-photograph.jpg"]
+    assert not (tmp_path / "space" / "checkpoint" / "pictures").exists()
 
 
 def test_a_space_is_written_whole_or_not_at_all(texts, tmp_path, capsys, launched):
