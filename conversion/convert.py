@@ -31,7 +31,7 @@ class ConvertSettings(Settings):
         version: Published version, for example c-radio_v4-h.
         config: Fields of the model's configuration that the checkpoint does not have, such as `num_attention_heads`.
         text_tower: SigLIP, SigLIP2 or CLIP in transformers' format, a folder or a Hub id, or "auto" for that of the
-            text adaptor: pack its text tower and tokenizer for zero-shot tasks.
+            text adaptor, or Meta's PE-Core-*.pt: pack its text tower and tokenizer for zero-shot tasks.
         text_adaptor: Adaptor of the text tower's teacher; by default the one of its family and width.
         verify: File of stored outputs, .safetensors, to compare with.
         tolerance: Largest absolute difference that `verify` accepts.

@@ -12,6 +12,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
 from modeling_radio.checks_radio import check_choice, own_name, own_names
+from modeling_radio.conversion.pe_core import find_pe_adaptor, open_pe_core, pe_tokenizer
 from modeling_radio.nvidia.fit import check_fit
 from modeling_radio.nvidia.tensors import check_finite
 from modeling_radio.tokenizer import open_tokenizer
@@ -49,7 +50,7 @@ def add_text_tower(
     Args:
         model: RADIO with an adaptor for that teacher.
         source: Folder or Hub name of the teacher in transformers' format, with weights and tokenizer, for example
-            "google/siglip2-giant-opt-patch16-384"; or "auto", see `find_tower`.
+            "google/siglip2-giant-opt-patch16-384"; or Meta's file PE-Core-*.pt; or "auto", see `find_tower`.
         text_adaptor: As in `RadioForZeroShotImageClassification.from_parts`.
 
     Returns:
@@ -62,6 +63,12 @@ def add_text_tower(
     """
     if source == AUTO:
         source, text_adaptor = find_tower(model.config, text_adaptor)
+    if Path(source).is_file():
+        teacher = open_pe_core(Path(source))
+        adaptor = text_adaptor or find_pe_adaptor(model.config)
+        joined = RadioForZeroShotImageClassification.from_parts(model, teacher, adaptor)
+        joined.config.text_cleaning = "ftfy"
+        return joined, pe_tokenizer(joined.max_text_length)
     if not Path(source).exists() and str(source).count("/") != 1:
         raise ValueError(f"`text_tower` must be a folder or a Hub name ORG/NAME, got {str(source)!r}.")
     model_type = AutoConfig.from_pretrained(source, trust_remote_code=False).model_type

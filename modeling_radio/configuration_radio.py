@@ -958,10 +958,13 @@ class TextFields(AdaptorFields):
         text_tower: Configuration of a text tower, a JSON object: of a teacher as transformers writes it for a SigLIP,
             SigLIP2 or CLIP text model, or of a `SentenceTower`; `None` where there is none.
         text_adaptor: The adaptor whose summary is compared with that tower's texts, and given by `get_image_features`.
+        text_cleaning: Cleaning of texts before the tokenizer: "ftfy" as for PE-Core, see `texts_radio.py`; `None`
+            where the tokenizer does all.
     """
 
     text_tower: dict[str, Any] | None = None
     text_adaptor: str | None = None
+    text_cleaning: Literal["ftfy"] | None = None
 
     @property
     def projection_dim(self) -> int:
@@ -1166,7 +1169,7 @@ class RadioConfig(DetectionFields, HeadFields, MapFields, TextFields, PreTrained
     def without_text_tower(self) -> "RadioConfig":
         """Return a copy that describes a backbone with its adaptors only, and which of them is for texts."""
         config = copy.deepcopy(self)
-        config.text_tower = None
+        config.text_tower = config.text_cleaning = None
         return config
 
     @classmethod

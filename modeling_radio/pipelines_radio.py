@@ -382,7 +382,11 @@ class RadioZeroShotImageClassificationPipeline(AnySizeBatches, ZeroShotImageClas
             "max_length": self.model.max_text_length,
         }
         tokenizer_kwargs = {**padding, **(tokenizer_kwargs or {})}
-        return super().preprocess(image, *args, tokenizer_kwargs=tokenizer_kwargs, **options)
+        labels = options["candidate_labels"]
+        options["candidate_labels"] = self.model.clean_texts(labels)
+        inputs = super().preprocess(image, *args, tokenizer_kwargs=tokenizer_kwargs, **options)
+        inputs["candidate_labels"] = labels
+        return inputs
 
     def postprocess(self, model_outputs: dict[str, Any]) -> list[dict[str, Any]]:
         """Return labels with scores in [0, 1], best first."""

@@ -21,6 +21,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from .checks_radio import did_you_mean
 from .image_processing_radio import RadioImageProcessor
+from .texts_radio import clean_tokens
 
 
 # Arguments of `from_pretrained` that say where files come from. All else is for the image processor.
@@ -49,6 +50,7 @@ class RadioProcessor(ProcessorMixin):
         tokenizer: The folder's.
         max_text_length: Longest text in tokens.
         pad_to_max: Whether texts are padded to that length, as SigLIP's towers were trained, or to the longest.
+        text_cleaning: As in `RadioConfig`.
 
     Examples:
         >>> processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
@@ -63,9 +65,10 @@ class RadioProcessor(ProcessorMixin):
         tokenizer: PreTrainedTokenizerBase,
         max_text_length: int,
         pad_to_max: bool = False,
+        text_cleaning: str | None = None,
     ) -> None:
         super().__init__(with_one_size(image_processor), tokenizer)
-        self.max_text_length, self.pad_to_max = max_text_length, pad_to_max
+        self.max_text_length, self.pad_to_max, self.text_cleaning = max_text_length, pad_to_max, text_cleaning
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Any:  # pyrefly: ignore
@@ -85,7 +88,8 @@ class RadioProcessor(ProcessorMixin):
             pretrained_model_name_or_path, trust_remote_code=False, **options
         )
         longest = tower.get("max_position_embeddings", tokenizer.model_max_length)
-        return cls(images, tokenizer, longest, pad_to_max=str(tower.get("model_type")).startswith("siglip"))
+        pad_to_max = str(tower.get("model_type")).startswith("siglip")
+        return cls(images, tokenizer, longest, pad_to_max, values.get("text_cleaning"))
 
     def __call__(  # noqa: PLR0913  # pyrefly: ignore[bad-override]  (what consumers of CLIP-shaped models give)
         self,
@@ -143,6 +147,9 @@ class RadioProcessor(ProcessorMixin):
 
     def _tokenize(self, text: str | list[str], options: dict[str, Any]) -> dict[str, Any]:
         """Return the tokens of texts as the tower was trained."""
+        if self.text_cleaning is not None:
+            tokens = clean_tokens(self.tokenizer, [text] if isinstance(text, str) else text, self.max_text_length)
+            return dict(BatchFeature({"input_ids": tokens.tolist()}, tensor_type=options["return_tensors"]))
         own = {
             "padding": "max_length" if self.pad_to_max else True,
             "truncation": True,

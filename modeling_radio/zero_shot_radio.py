@@ -51,6 +51,7 @@ from .radseg_radio import (
     slide,
     to_probabilities,
 )
+from .texts_radio import clean_text, clean_tokens
 
 
 CLIP_LOGIT_SCALE = 2.6592
@@ -695,10 +696,16 @@ class RadioForZeroShotImageClassification(TextFeatures, ImageFeatures):
         They need no mask: SigLIP was trained without one, CLIP reads the end token, which attends to no later token,
         and `SentenceTower` masks the padding token itself.
         """
-        padding = "max_length" if self.use_sigmoid else True
         length = self.max_text_length
+        if self.config.text_cleaning is not None:
+            return clean_tokens(tokenizer, texts, length)
+        padding = "max_length" if self.use_sigmoid else True
         tokens = tokenizer(list(texts), padding=padding, truncation=True, max_length=length, return_tensors="pt")
         return cast(Tensor, tokens["input_ids"])
+
+    def clean_texts(self, texts: Sequence[str]) -> list[str]:
+        """Return texts as the tokenizer expects them: cleaned, where `config.text_cleaning` says so."""
+        return list(texts) if self.config.text_cleaning is None else [clean_text(text) for text in texts]
 
     def embed_classes(
         self,

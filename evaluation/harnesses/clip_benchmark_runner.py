@@ -60,16 +60,12 @@ def load_zero_shot(model_name: str, pretrained: str, cache_dir: str | None, devi
     model = RadioForZeroShotImageClassification.from_pretrained(folder).eval().to(device)  # pyrefly: ignore[bad-argument-type]
     processor = RadioImageProcessor.from_pretrained(folder)
     tokenizer = open_tokenizer(folder)
-    padding = "max_length" if model.use_sigmoid else True
 
     def transform(image: Image.Image) -> Tensor:
         return processor(image, return_tensors="pt")["pixel_values"][0]
 
     def tokenize(texts: Sequence[str]) -> Tensor:
-        length = model.max_text_length
-        return tokenizer(
-            list(texts), padding=padding, truncation=True, max_length=length, return_tensors="pt"
-        ).input_ids
+        return model.tokenize(tokenizer, texts)
 
     return OpenClipLike(model), transform, tokenize
 
