@@ -1,4 +1,7 @@
-"""Reads the text tower of Meta's Perception Encoder (PE-Core) from Meta's file, and builds its tokenizer."""
+"""Reads the text tower of Meta's Perception Encoder (PE-Core) from Meta's file, and builds its tokenizer.
+
+Sizes and key names: https://github.com/facebookresearch/perception_models, Apache-2.0 like the weights.
+"""
 
 import gzip
 import re
@@ -19,8 +22,6 @@ from modeling_radio.nvidia.tensors import check_finite, to_one_dtype
 from modeling_radio.nvidia.training_archive import open_archive
 
 
-LICENSE = "Apache-2.0"
-"""Of weights and code, https://github.com/facebookresearch/perception_models and the cards of `facebook/PE-Core-*`."""
 START, END = "<start_of_text>", "<end_of_text>"
 HEAD_WIDTH = 64
 """Channels of a head in every size, perception_models' `core/vision_encoder/config.py`."""

@@ -382,6 +382,7 @@ WRONG = {
     "score_thresholds": [0.5, [1.5], ["a"], [-0.1]],
     "text_tower": [5, "siglip", [], {"a": {1}}, {"a": [{1: "b", "c": 2}]}],
     "text_adaptor": [5, ["siglip2-g"]],
+    "text_cleaning": [5, "canonical"],
     "feature_pyramid_size": COUNTS,
     "reshape_hidden_states": FLAGS,
     "nvidia_outputs": FLAGS,
