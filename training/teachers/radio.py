@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from modeling_radio.core.checkpoints import open_checkpoint
 from modeling_radio.core.hub import explain_failure, find_folder
 from modeling_radio.cpu import choose_cpu_blocks
 from modeling_radio.outputs_radio import NetworkOutput
+from modeling_radio.projector import RadioProjector
 from modeling_radio.training.recipes.sections import Precision
 from modeling_radio.training.teachers.base import Teacher
 from modeling_radio.training.teachers.outputs import TeacherOutput, resample_features, teacher_error
@@ -30,12 +32,16 @@ class RadioTeacher(Teacher):
 
     The summary of the backbone is RADIO's own, its class tokens side by side, and the features are its patch tokens.
     Those of an adaptor are its predictions in the space of its teacher; if it upsamples, they are averaged over each
-    patch. The network itself normalizes pixels.
+    patch. With `projector`, the teacher is what a language model sees of an image: the tokens that the projector makes
+    of the backbone's features, without a summary. The network itself normalizes pixels.
 
     Args:
         name: Name of the teacher.
         source: Folder, Hub id, for example `nvidia/C-RADIOv4-H`, or `.pth.tar` of NVIDIA's.
         adaptor_name: The adaptor whose outputs are used; None for the backbone.
+        projector: Whether to use the outputs of the projector in the folder `source`, which `radio convert
+            NEMOTRON_FOLDER tower --projector` writes. A token stands for 2 x 2 patches: in the run mode "native" it
+            sees images at twice their size, so that each patch of the student has one.
         weights: "pretrained", or "random" for the architecture only, without a download for published models.
         weights_dtype: Type of the stored weights.
 
@@ -53,24 +59,32 @@ class RadioTeacher(Teacher):
         *,
         source: str,
         adaptor_name: str | None = None,
+        projector: bool = False,
         weights: Weights = "pretrained",
         weights_dtype: Precision = "float32",
     ) -> None:
         check_weights(name, weights, weights_dtype)
+        if projector and adaptor_name is not None:
+            raise teacher_error(name, f"`projector` must be false with `adaptor_name`, got {adaptor_name!r}.")
         adaptors = () if adaptor_name is None else (adaptor_name,)
         build = _open_network if weights == "pretrained" else _random_network
         network = build(name, source, adaptors)
         config = network.config
         summary_dim, feature_dim = _widths(name, config, adaptor_name)
+        merge_size, module = 1, None
+        if projector:
+            module = _open_projector(name, source, config.hidden_size, weights)
+            summary_dim, feature_dim, merge_size = None, module.output_size, module.merge_size
         super().__init__(
             name,
             summary_dim=summary_dim,
             feature_dim=feature_dim,
-            patch_size=config.patch_size,
+            patch_size=config.patch_size * merge_size,
             native_size_px=min(config.preferred_resolution),
-            size_multiple=config.resolution_step,
+            size_multiple=math.lcm(config.resolution_step, config.patch_size * merge_size),
         )
         self.adaptor_name = adaptor_name
+        self.projector = None if module is None else module.to(WEIGHT_DTYPES[weights_dtype])
         self.network = network.to(WEIGHT_DTYPES[weights_dtype])  # pyrefly: ignore[bad-argument-type]
         choose_cpu_blocks(self.network)
         heads = network.radio_model.adaptors
@@ -106,6 +120,9 @@ class RadioTeacher(Teacher):
                 setattr(self.network.radio_model, name, part)
 
     def _read(self, result: NetworkOutput) -> TeacherOutput:
+        if self.projector is not None:
+            features = self.network.radio_model.make_output(result, [], "NCHW").features
+            return TeacherOutput(None, self.projector(features).float())
         names = [] if self.adaptor_name is None else [self.adaptor_name]
         output: Any = self.network.radio_model.make_output(result, names, "NCHW")
         own = output if self.adaptor_name is None else output.adaptors[self.adaptor_name]
@@ -120,7 +137,8 @@ class RadioTeacher(Teacher):
         config = self.network.config
         is_windowed = config.vitdet_window_size is not None and config.has_windowed_blocks
         is_plain = not config.is_foreign and not config.num_mergings and not is_windowed
-        return self.network.radio_model.model.blocks if is_plain and self.adaptor_name is None else ()
+        is_backbone = self.adaptor_name is None and self.projector is None
+        return self.network.radio_model.model.blocks if is_plain and is_backbone else ()
 
 
 def _open_network(name: str, source: str, adaptors: Sequence[str]) -> RadioModel:
@@ -129,6 +147,20 @@ def _open_network(name: str, source: str, adaptors: Sequence[str]) -> RadioModel
     except (OSError, ValueError) as error:
         message = f"`source` {source!r} does not open as a RADIO model: {explain_failure(error, source)}"
         raise teacher_error(name, message) from error
+
+
+def _open_projector(name: str, source: str, hidden_size: int, weights: Weights) -> RadioProjector:
+    try:
+        folder = find_folder(source)
+        build = RadioProjector.from_pretrained if weights == "pretrained" else RadioProjector.from_config
+        projector = build(folder)
+    except (OSError, ValueError) as error:
+        raise teacher_error(name, f"`projector` of {source!r}: {explain_failure(error, source)}") from error
+    if projector.hidden_size != hidden_size:
+        raise teacher_error(
+            name, f"`projector` of {source!r} must be for features of {hidden_size}, got {projector.hidden_size}."
+        )
+    return projector
 
 
 def _random_network(name: str, source: str, adaptors: Sequence[str]) -> RadioModel:

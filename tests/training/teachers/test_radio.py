@@ -1,6 +1,7 @@
 """A RADIO model as a teacher: its backbone or an adaptor, from folders of ours and of NVIDIA's layout."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from tiny_radio1d import build_radio1d
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.eradio_radio import eradio_fields
 from modeling_radio.nvidia.eradio import PUBLISHED
+from modeling_radio.projector import RadioProjector
 from modeling_radio.training.recipes.recipe import TeacherRecipe, load_recipe
 from modeling_radio.training.recipes.sections import RunOptions
 from modeling_radio.training.student.build import student_config
@@ -58,6 +60,23 @@ def test_outputs_are_those_of_the_model(folder, adaptor, summary_dim, feature_di
     assert rounded.network.dtype == torch.bfloat16
     assert rounded.extract_features(pixel_values).features.dtype == torch.float32
     assert torch.cosine_similarity(rounded.extract_features(pixel_values).features, answer.features).mean() > 0.99
+
+
+def test_a_projector_gives_what_a_language_model_sees(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "tower")
+    torch.manual_seed(0)
+    projector, pixel_values = RadioProjector(16, 20, 12), torch.rand(2, 3, 32, 48)
+    projector.save_pretrained(tmp_path / "tower")
+    teacher = build(tmp_path / "tower", projector=True)
+    assert (teacher.summary_dim, teacher.feature_dim, teacher.patch_size) == (None, 12, 16)
+    features = RadioModel.from_pretrained(folder).eval()(pixel_values, feature_format="NCHW").features
+    assert torch.equal(teacher.encode(pixel_values).features, projector(features))
+    answer = teacher.extract_features(pixel_values[..., :16, :32])  # a token for each patch of the student
+    assert (answer.summary, answer.features.shape) == (None, (2, 12, 2, 4))
+    assert build(tmp_path / "tower", projector=True, weights="random").feature_dim == 12
+    for source, options in ((folder, {}), (tmp_path / "tower", {"adaptor_name": "teacher_a"})):
+        with pytest.raises(ValueError, match="`projector`"):
+            build(source, projector=True, **options)
 
 
 def test_adaptors_run_on_mosaics_and_finer_ones_are_averaged_to_patches(folder, tmp_path):
