@@ -102,9 +102,9 @@ def read_folder(
         kind, sizes = _files_of_folder(store.folder, code_beside(store.folder) if trusts_remote_code else [])
     files: dict[str, int | bytes] = {**sizes}
     if CARD not in files:
-        command = f"card {folder} --license ID`"
-        command = "extract`, with its options as before," if kind == "dataset" else command
-        raise ValueError(f"{folder} has no card. `radio {command} writes it.")
+        command = f"`radio card {folder} --license ID`"
+        command = "`radio extract`, with its options as before," if kind == "dataset" else command
+        raise ValueError(f"{folder} has no card. {command} writes it.")
     card = unsigned(store.read(CARD).decode().replace("\r\n", "\n"))
     card = card.replace(UNPUBLISHED, "").replace(PLACEHOLDER, repo_id)
     if kind == "adapter":
@@ -118,7 +118,8 @@ def read_folder(
     others = sorted({name for block in _CODE_BLOCKS.findall(card) for _, name in _OPENED.findall(block)} - {repo_id})
     if others:
         raise ValueError(
-            f"The card's code opens {', '.join(others)}, not {repo_id}: write it again without `--model-id`."
+            f"The card's code opens {', '.join(others)}, not {repo_id}: write it again by `radio card`, without its "
+            "`--model-id`."
         )
     return Publication(store, kind, repo_id, files)
 

@@ -1,10 +1,15 @@
 """All commands declare their options in the same way, and say what each one means."""
 
+import ast
 import importlib
+import re
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import modeling_radio_cli
 from modeling_radio.core import machine
 from modeling_radio.core.command_line import CHANGES, Command
 from modeling_radio.core.settings import SettingsError, field_texts, kinds_of, list_settings, load, section_of
@@ -124,3 +129,48 @@ def test_a_device_that_the_machine_lacks_is_refused(module, monkeypatch):
     assert load(settings, [], [*given, "device=cpu"]).device == "cpu"
     with pytest.raises(SettingsError, match=r"^`device` must be one of \['cpu'\], got 'cuda'\.$"):
         load(settings, [], [*given, "device=cuda"])
+
+
+SHARED = ("core", "training", "figures", "metrics")
+"""Folders whose messages are of several commands."""
+OF_OTHER_PROGRAMS = {"--shutdown-timeout", "--repo-type", "--local-dir"}
+"""Options of torchrun and hf."""
+
+
+def messages_of(path: Path) -> Iterator[str]:
+    """Yield the texts of a file that have an option, but docstrings; a value within is "X"."""
+    text = path.read_text(encoding="utf-8")
+    if not re.search(r"--[a-z]", text):
+        return
+    left_out = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Expr | ast.JoinedStr):
+            left_out |= {id(each) for each in ast.iter_child_nodes(node)}  # docstrings and parts of what is yielded
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(part.value if isinstance(part, ast.Constant) else "X" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in left_out:
+            yield node.value
+
+
+def test_messages_only_name_options_that_their_command_has():
+    """The command is the one that the message names, or one of the folder."""
+    named = {name: module for name, (module, _) in modeling_radio_cli.COMMANDS.items()}
+    options, of_folder = defaultdict(set), defaultdict(set)
+    for name, module in (named | modeling_radio_cli.MORE_COMMANDS).items():
+        formats = modeling_radio_cli.FORMATS.get(name, {})
+        for each in (module, *formats.values()):
+            parser = command_of(f"modeling_radio.{each}").parser
+            options[name] |= {flag for action in parser._actions for flag in action.option_strings}
+        options[name] |= {"--to"} if formats else set()
+        of_folder[module.partition(".")[0]] |= options[name]
+    of_all = set().union(*options.values()) | OF_OTHER_PROGRAMS
+    root, wrong = Path(modeling_radio_cli.__file__).parent, []
+    for folder in (*of_folder, *SHARED):
+        for path in (root / folder).rglob("*.py"):
+            for text in messages_of(path) if path.name != "packages.py" else ():  # pip's and npm's
+                for found in re.finditer(r"(?<![\w-])--[a-z][a-z-]*[a-z](?![\w-])", text):
+                    commands = re.findall(r"\bradio ([a-z-]+)", text[: found.start()])
+                    known = of_all if folder in SHARED else of_folder[folder] | OF_OTHER_PROGRAMS
+                    if found[0] not in (known | options[commands[-1]] if commands else known):
+                        wrong.append(f"{path.relative_to(root)}: {text}")
+    assert wrong == []
