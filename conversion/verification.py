@@ -26,9 +26,18 @@ _RADIO1D_CALL = re.compile(
 _RADIO1D_BLOCK = re.compile(r"(?P<size>\d+x\d+)/encoder_blocks/(?P<block>\d+)/features")
 _LIST = re.compile(r"list/[^/]+/backbone/(?P<kind>summary|features)(?:/(?P<image>\d+))?")
 _NORMED = re.compile(r"(?P<size>\d+x\d+)/intermediates/sparse_norm/(?P<block>\d+)/(?P<kind>\w+)")
+_WARPED = re.compile(r"(?P<size>\d+x\d+)/homography/(?P<name>[^/]+)/(?P<kind>summary|features)")
 _CLIP_MODES = ("frames", "packed", "packed_padded")
 _POSITIONS = "/training/positions"
-_INPUTS = ("/image_uint8", "list/sizes", "/clip_uint8", "/training/draws", "/mixed/num_tokens", "/mixed/mask_uint8")
+_INPUTS = (
+    "/image_uint8",
+    "list/sizes",
+    "/homography/matrix",
+    "/clip_uint8",
+    "/training/draws",
+    "/mixed/num_tokens",
+    "/mixed/mask_uint8",
+)
 
 
 @dataclass(frozen=True)
@@ -298,9 +307,18 @@ def navit_outputs(model: RadioModel, stored: Mapping[str, Tensor]) -> dict[str, 
         model: In evaluation mode.
         stored: `HxW/intermediates/sparse_norm/BLOCK/...`, blocks with the last norm; and of a pack of the images of
             `list/sizes`, each the first of its size, `list/MODE/backbone/summary` `(images, tokens, hidden)` and
-            `list/MODE/backbone/features/IMAGE`, in windows of the configuration.
+            `list/MODE/backbone/features/IMAGE`, in windows of the configuration; and of heads with cross-attention
+            `HxW/homography/NAME/...`, their answers under `HxW/homography/matrix`.
     """
     outputs: dict[str, Tensor | None] = {}
+    for match in filter(None, map(_WARPED.fullmatch, stored)):
+        adaptor: Any = model.adaptors[match["name"]]
+        out = model(stored[f"{match['size']}/image_uint8"] / 255, adaptor_names=[], return_dict=True)
+        grid = [int(side) // model.config.patch_size for side in match["size"].split("x")]
+        token = out.last_hidden_state[:, adaptor.token_index]
+        matrix = stored[f"{match['size']}/homography/matrix"]
+        pair = adaptor.head_mlp(token, out.features, homography=matrix, grid_sizes=[grid])
+        outputs[match[0]] = getattr(RadioPair(*pair), match["kind"])
     for match in filter(None, map(_NORMED.fullmatch, stored)):
         pair = model.forward_intermediates(
             stored[f"{match['size']}/image_uint8"] / 255,

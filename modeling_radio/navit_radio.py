@@ -14,7 +14,7 @@ References:
 import copy
 import dataclasses
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -23,8 +23,21 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 
-from .checks_radio import FLAG, LARGEST, Resolution, Rule, check_blocks, did_you_mean, integer, listed, number, optional
+from .checks_radio import (
+    FLAG,
+    LARGEST,
+    MAPPING,
+    Resolution,
+    Rule,
+    check_blocks,
+    did_you_mean,
+    integer,
+    listed,
+    number,
+    optional,
+)
 from .configuration_radio import RadioConfig
+from .hub_radio import import_sibling
 from .inputs_radio import Batch, Call, resolve_window, split_draws
 from .layers_radio import (
     AttentionLayout,
@@ -37,8 +50,8 @@ from .layers_radio import (
     Record,
     Segments,
 )
-from .modeling_radio import RadioNetwork
-from .outputs_radio import NetworkOutput
+from .modeling_radio import RadioNetwork, ReadTokens
+from .outputs_radio import FeatureFormat, NetworkOutput, to_map
 
 
 HEAD_EPS = 1e-5
@@ -92,6 +105,8 @@ class NavitOptions(NamedTuple):
         global_blocks: Blocks with global attention where there are windows; `None` spreads them by
             `vitdet_num_global` or `vitdet_num_windowed`.
         inner_summary_idxs: Class tokens that make up the summary of intermediate blocks; `None` takes all.
+        heads: By name of an adaptor that cross-attends to the patches, its options (`HeadOptions` in
+            `xattn_radio.py`).
     """
 
     norm_layer: str = "layernorm"
@@ -105,6 +120,7 @@ class NavitOptions(NamedTuple):
     scaled_by_depth: bool = False
     global_blocks: list[int] | None = None
     inner_summary_idxs: list[int] | None = None
+    heads: dict[str, Any] | None = None
 
     @classmethod
     def of(cls, config: RadioConfig) -> "NavitOptions":
@@ -146,6 +162,7 @@ _RULES = {
     "scaled_by_depth": FLAG,
     "global_blocks": optional(listed(integer(0))),
     "inner_summary_idxs": optional(listed(integer(0))),
+    "heads": optional(MAPPING),
 }
 
 
@@ -572,6 +589,24 @@ class NavitNetwork(RadioNetwork):
         if options.has_pool and not config.num_cls_tokens:
             raise ValueError("`num_cls_tokens` must be at least 1 with an attention pool (`navit.pool_type`), got 0.")
         super().__init__(config, use_adaptors)
+        for name, values in (options.heads or {}).items():
+            if name in self.adaptors:  # options of adaptors that were left out stay
+                adaptor = import_sibling("xattn_radio").CrossAttentionAdaptor
+                self.adaptors[name] = adaptor(config, config.adaptor(name), values)
+
+    def _read_images(
+        self, tokens: Tensor, grid: Resolution, names: Sequence[str], feature_format: FeatureFormat
+    ) -> ReadTokens:
+        """Read the final tokens; heads with cross-attention answer on grids of their own."""
+        own = [name for name in names if name in (self.model.options.heads or {})]
+        others = [name for name in names if name not in own]
+        summary, features, outputs = super()._read_images(tokens, grid, others, feature_format)
+        for name in own:
+            adaptor: Any = self.adaptor(name)
+            outputs[name] = output = adaptor(tokens, self.patch_features(tokens), *grid)
+            if feature_format == "NCHW":
+                output.features = to_map(output.features, adaptor.head_mlp.target_grid(grid))
+        return summary, features, {name: outputs[name] for name in names}
 
     def build_trunk(self, config: RadioConfig) -> nn.Module:
         return NavitTransformer(config)

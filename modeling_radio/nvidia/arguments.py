@@ -20,6 +20,16 @@ _NAME = Rule("one line of at most 200 characters", _is_line)
 _ENTRIES = Rule("a list of at least one entry", lambda value: isinstance(value, list) and len(value) > 0)
 _SWITCH = Rule("True, False or a mapping", lambda value: isinstance(value, (bool, dict)))
 
+_VERSION = Rule("one line or a mapping", lambda value: _is_line(value) or isinstance(value, dict))
+_CROSS_ATTENTION = {
+    "type": _NAME,
+    "num_heads": _SIZE,
+    "rope_base": _FACTOR,
+    "rope_fraction": number("[0, 1]"),
+    "teacher_input_size": listed(_SIZE, 2),
+    "teacher_patch_size": _SIZE,
+}
+
 # A value at each path; "*" stands for every key or position. A path that ends in "!" must be there and not null.
 _ARGUMENTS = {
     "model!": _NAME,
@@ -61,12 +71,15 @@ _ARGUMENTS = {
     "teachers.*.fd_upsample_factor": _COUNT,
     "teachers.*.token_slot": _COUNT,
     "teachers.*.mlp_version": _NAME,
+    "teachers.*.summary_mlp_version": _VERSION,  # of NaViT
+    **{f"teachers.*.summary_mlp_version.{path}": rule for path, rule in _CROSS_ATTENTION.items()},
+    **{f"mlp_version.{path}": rule for path, rule in _CROSS_ATTENTION.items()},
     "teachers.*.spatial_mlp_version": _NAME,
     "cls_token_per_teacher": FLAG,
     "register_multiple": _COUNT,
     "cpe_num_registers": _COUNT,
     "cpe_max_size": _SIZE,
-    "mlp_version": _NAME,
+    "mlp_version": _VERSION,
     "pos_embed_align_corners": FLAG,  # as the next two, of files that we write
     "vitdet_num_global": _SIZE,
     "vitdet_num_windowed": _SIZE,

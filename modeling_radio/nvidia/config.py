@@ -8,7 +8,7 @@ from modeling_radio.checks_radio import own_name, round_to_step
 from modeling_radio.presets_radio import DINO_FIELDS, RELEASES, SIZES, Size
 
 from .arguments import check_hub_config, is_eradio
-from .navit import is_navit, navit_fields, token_counts
+from .navit import check_heads_of_folder, is_navit, navit_fields, token_counts
 from .radio1d import MODEL, is_radio1d, merging_fields, prefix_counts
 from .recognition import MATTERING, recognize
 
@@ -47,6 +47,7 @@ def config_fields_from_nvidia(config: dict[str, Any], adaptor_names: Any = None)
     check_hub_config(config, "config.json")
     config = with_adaptors(config, adaptor_names)
     args = config["args"]
+    check_heads_of_folder(args)
     backbone, has_normalizer = backbone_fields(args), config.get("feature_normalizer_config") is not None
     fields = {
         **backbone,

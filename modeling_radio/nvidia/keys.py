@@ -33,8 +33,8 @@ DROPPED_KEYS: dict[str, str] = {
 _HEAD = re.compile(r"(?:_heads|_feature_projections)\.([^.]+)\.")
 _ADAPTOR = re.compile(r"radio_model\.adaptors\.([^.]+)\.")
 # transformers renames `gamma` when it loads, so NVIDIA's backbones and we say `grandma`; NVIDIA's heads do not.
-_GAMMA = re.compile(r"(?<=\.ls[12]\.)gamma$")
-_GRANDMA = re.compile(r"(?<=\.ls[12]\.)grandma$")
+_GAMMA = re.compile(r"(?<=\.ls[12]\.)gamma$|(?<=_attn_ls\.)gamma$|(?<=mlp_ls\.)gamma$")
+_GRANDMA = re.compile(_GAMMA.pattern.replace("gamma", "grandma"))
 
 
 @dataclass(frozen=True)

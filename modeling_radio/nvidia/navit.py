@@ -1,7 +1,7 @@
 """The training arguments of a NaViT, where `model_kwargs` hold all that shapes the network."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from modeling_radio.presets_radio import NAVIT_FIELDS, NAVIT_SIZES
@@ -16,6 +16,8 @@ OLDER_NAMES = {
     for older, today in (("norm1", "norm_attn_pre"), ("norm2", "norm_mlp_pre"))
 }
 """Patterns of the names of norms in older files, under our keys, and what takes their places."""
+CROSS_ATTENTION = "xattn_all"
+"""Kind of a head that cross-attends to the patches."""
 _PATCH_SIZE, _NUM_GLOBAL = 16, 4
 _OPTIONS = ("norm_layer", "norm_method", "post_norm_affine", "rope_base", "rope_fraction", "pool_type", "matryoshka")
 """Options of the network that have NVIDIA's names."""
@@ -76,6 +78,62 @@ def _window_fields(vitdet: Mapping[str, Any] | None, depth: int, options: dict[s
     if chosen is not None:  # negative ones are of no block
         options["global_blocks"] = sorted({block for block in chosen if 0 <= block < depth})
     return {"vitdet_window_size": vitdet["window_size"], "vitdet_num_windowed": -(-depth // num_global) - 1}
+
+
+def head_version(args: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the options of a teacher's head, its kind under `type`: the teacher's own, or those of the run."""
+    teacher: Mapping[str, Any] = next((each for each in args.get("teachers") or [] if each["name"] == name), {})
+    version = teacher.get("summary_mlp_version") or args.get("mlp_version")
+    return dict(version) if isinstance(version, dict) else {"type": version}
+
+
+def cross_attention_heads(args: Mapping[str, Any]) -> list[str]:
+    """Return the teachers whose heads cross-attend to the patches."""
+    names = [teacher["name"] for teacher in args.get("teachers") or []]
+    return [name for name in dict.fromkeys(names) if head_version(args, name).get("type") == CROSS_ATTENTION]
+
+
+def check_heads_of_folder(args: Mapping[str, Any]) -> None:
+    """Refuse a Hub folder of a run with cross-attention heads, which that layout cannot hold.
+
+    Raises:
+        ValueError: If there are such heads.
+    """
+    if is_navit(args) and cross_attention_heads(args):
+        raise ValueError(
+            f"`args.teachers` must be without {CROSS_ATTENTION!r} heads in a Hub folder, got those of "
+            f"{cross_attention_heads(args)}: convert the `.pth.tar`, which has them."
+        )
+
+
+def head_options(args: Mapping[str, Any], name: str, keys: Collection[str]) -> dict[str, Any]:
+    """Return the options of a head in `RadioConfig.navit`.
+
+    Args:
+        args: Arguments of the training run.
+        name: The teacher's.
+        keys: Names of its tensors, from `layers.0.` on.
+
+    Raises:
+        ValueError: If the head attends to neighbors (NATTEN), or lacks the size of a patch.
+    """
+    given = {key: value for key, value in head_version(args, name).items() if value is not None}
+    if "self_attn_kernel_size" in given:
+        raise ValueError(
+            f"`self_attn_kernel_size` of the head of {name!r} must be null, got {given['self_attn_kernel_size']!r}: "
+            "attention to neighbors (NATTEN) is not built here."
+        )
+    size, patch = given.get("teacher_input_size"), given.get("teacher_patch_size")
+    if size is not None and patch is None:
+        raise ValueError(f"`teacher_patch_size` of the head of {name!r} must be given with `teacher_input_size`.")
+    return {
+        "num_layers": len({key.split(".")[1] for key in keys if key.startswith("layers.")}),
+        **{key: given[key] for key in ("num_heads", "rope_base", "rope_fraction") if key in given},
+        "allow_self_attn": any(".self_attn." in key for key in keys),
+        "qk_norm": any(".cross_attn.q_norm." in key for key in keys),
+        "use_layer_scale": any(".cross_attn_ls." in key for key in keys),
+        "target_grid": None if size is None else [side // patch for side in size],
+    }
 
 
 def token_counts(args: Mapping[str, Any]) -> tuple[int, int]:

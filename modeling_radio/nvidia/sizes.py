@@ -22,7 +22,7 @@ from .config import (
     temporal_patch_size,
     token_fields,
 )
-from .navit import is_navit
+from .navit import cross_attention_heads, head_options, is_navit
 from .radio1d import MERGING_FIELDS, is_radio1d
 from .source import NvidiaCheckpoint
 
@@ -42,6 +42,7 @@ _ESSENTIAL_OF_NAVIT = {
     **dict.fromkeys(_NORMALIZATION.values()),
     f"{BLOCKS}.0.attn.qkv.weight": 2,
 }
+_SUMMARY_OF_CROSS_ATTENTION = "summary_proj"
 _BLOCK = re.compile(rf"{re.escape(BLOCKS)}\.([0-9]{{1,4}})\.")
 _HEADS_BY_WIDTH = {size.hidden_size: size.num_attention_heads for size in SIZES.values()}
 _HEADS_OF_SMALL = 4  # our choice for widths below any published one: in test networks 64 channels a head are too many
@@ -70,6 +71,12 @@ def build_config_fields(
         _check_essential(state, _ESSENTIAL_OF_NAVIT)
         shape = backbone_fields(source.args)
         _shape(state, shape, _PATCHES_OF_NAVIT)
+        heads = {
+            name: head_options(source.args, name, _tensors_of(state, name, "head_mlp."))
+            for name in adaptor_names(state, source)
+            if name in cross_attention_heads(source.args)
+        }
+        shape["navit"] |= {"heads": heads} if heads else {}
         others = {**_normalization_fields(state), **token_fields(source.args)}
     else:
         _check_essential(state, _ESSENTIAL)
@@ -244,8 +251,9 @@ def _normalizer_fields(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def adaptor_fields(state: Mapping[str, Tensor], source: NvidiaCheckpoint, name: str) -> dict[str, Any]:
     """Return an entry of `RadioConfig.adaptors`, by the adaptor's tensors under our keys."""
-    prefix = f"radio_model.adaptors.{name}."
-    heads = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
+    heads = _tensors_of(state, name)
+    if f"head_mlp.{_SUMMARY_OF_CROSS_ATTENTION}.0.weight" in heads:
+        return _cross_attention_fields(heads, source, name)
     attention = "feat_mlp.mlp.fc1.weight" in heads
     summary = _mlp_fields(heads, "head_mlp")
     feature = _mlp_fields(heads, "feat_mlp.mlp" if attention else "feat_mlp")
@@ -268,6 +276,31 @@ def adaptor_fields(state: Mapping[str, Tensor], source: NvidiaCheckpoint, name: 
     if attention:
         fields |= {"feature_head": "attention", "feature_num_blocks": _count(heads, r"feat_mlp\.blocks\.(\d+)\.norm1")}
     return fields
+
+
+def _tensors_of(state: Mapping[str, Tensor], name: str, part: str = "") -> dict[str, Tensor]:
+    """Return the tensors of an adaptor, or of a part of it, by the rest of their keys."""
+    prefix = f"radio_model.adaptors.{name}.{part}"
+    return {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
+
+
+def _cross_attention_fields(heads: Mapping[str, Tensor], source: NvidiaCheckpoint, name: str) -> dict[str, Any]:
+    """Return an entry of `RadioConfig.adaptors` for a head that answers for both outputs."""
+    sizes = {}
+    for part in (_SUMMARY_OF_CROSS_ATTENTION, "feature_proj"):
+        for layer in (0, 2):
+            weight = heads.get(f"head_mlp.{part}.{layer}.weight")
+            if weight is None:
+                raise ValueError(f"The head of adaptor {name!r} lacks {part}.{layer}.weight.")
+            sizes[part, layer] = weight.shape[0]
+    return {
+        "name": name,
+        "token_index": teacher_token_index(source.args, name),
+        "hidden_size": sizes[_SUMMARY_OF_CROSS_ATTENTION, 0],
+        "num_inner_blocks": 0,
+        "summary_dim": sizes[_SUMMARY_OF_CROSS_ATTENTION, 2],
+        "feature_dim": sizes["feature_proj", 2],
+    }
 
 
 def _feature_head_fields(feature: dict[str, Any], factor: int, name: str) -> dict[str, Any]:

@@ -26,13 +26,16 @@ TOKEN_CASES = (
     *("c_radio_v4_one_token_tiny", "c_radio_v3_aligned_tiny"),
 )
 MERGED_CASES = ("radio1d_tiny", "radio1d_progressive_tiny")
-NAVIT_CASES = ("navit_tiny", "navit_windows_tiny", "navit_attn_pool_tiny", "navit_post_norm_tiny")
+NAVIT_CASES = ("navit_tiny", "navit_windows_tiny", "navit_attn_pool_tiny", "navit_post_norm_tiny", "navit_xattn_tiny")
 CASES = (
     *("c_radio_v4_tiny", "c_radio_v3_tiny", "radio_v2.5_tiny", "radio_v2.5_g_tiny", "radio_v2_tiny"),
     *("radio_video_tiny", "e_radio_tiny", *TOKEN_CASES, *MERGED_CASES, *NAVIT_CASES),
 )
-INPUTS = ("_uint8", "training/draws", "/num_tokens", "list/sizes")
-NO_HUB_FOLDER = ("radio_v2.5_g_tiny", "c_radio_v4_one_token_tiny", "radio1d_progressive_tiny", "e_radio_tiny")
+INPUTS = ("_uint8", "training/draws", "/num_tokens", "list/sizes", "homography/matrix")
+NO_HUB_FOLDER = (
+    *("radio_v2.5_g_tiny", "c_radio_v4_one_token_tiny", "radio1d_progressive_tiny", "e_radio_tiny"),
+    "navit_xattn_tiny",
+)
 HUB_CASES = tuple(case for case in CASES if case not in NO_HUB_FOLDER)
 # The attention head of "siglip2-g" cannot be expressed there; the release of RADIO1D has no heads at all.
 NOT_IN_HUB_FOLDER = {"radio1d_tiny": {"siglip2-g", "dino_v3", "sam3"}}

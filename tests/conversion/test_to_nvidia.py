@@ -27,7 +27,7 @@ pytestmark = [
 TOKEN_CASES = (
     *("c_radio_v4_slots_tiny", "c_radio_v4_partitions_tiny", "c_radio_v4_register_slot_tiny"),
     *("c_radio_v4_one_token_tiny", "radio1d_tiny", "radio1d_progressive_tiny"),
-    *("navit_tiny", "navit_windows_tiny", "navit_attn_pool_tiny", "navit_post_norm_tiny"),
+    *("navit_tiny", "navit_windows_tiny", "navit_attn_pool_tiny", "navit_post_norm_tiny", "navit_xattn_tiny"),
 )
 CASES = ("c_radio_v4_tiny", "c_radio_v3_tiny", "radio_v2.5_tiny", "radio_v2.5_g_tiny", "radio_v2_tiny", *TOKEN_CASES)
 HEAD = {"summary_dim": 12, "feature_dim": 8, "hidden_size": 16}

@@ -24,6 +24,8 @@ def navit_config(student: StudentRecipe, fields: Mapping[str, Any]) -> RadioConf
     """
     if "navit" in student.config:
         raise ValueError("`config` must be without `navit`: its options are `student.arguments`.")
+    if "heads" in student.arguments:
+        raise ValueError("`arguments` must be without `heads`: heads with cross-attention are not trained here.")
     if student.levels != [-1] or student.frozen_stages:
         raise ValueError("`levels` and `frozen_stages` must be left out for NaViT: they are of networks of a library.")
     fields, options = dict(fields), dict(student.arguments)

@@ -1,0 +1,216 @@
+"""Adaptors that cross-attend to a NaViT (`xattn_all` of NVIDIA's branch `navit`): summary and features of one module.
+
+The module answers on a grid of the teacher's, and under a known warp of the image. Only networks with `heads` in
+`config.navit` import this file. Modules carry NVIDIA's checkpoint names.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .checks_radio import COUNT, FLAG, LARGEST, MOST_BLOCKS, Resolution, did_you_mean, integer, listed, number, optional
+from .configuration_radio import RadioAdaptorConfig, RadioConfig
+from .layers_radio import RadioLayerScale
+from .navit_radio import HEAD_EPS, CrossAttention, Rotation, grid_positions
+from .outputs_radio import RadioAdaptorOutput
+
+
+_PREFIX = 2
+"""Tokens before the cells: one for the warp, one for the summary."""
+
+
+class HeadOptions(NamedTuple):
+    """Options of a head, an entry of `heads` in `config.navit`, by NVIDIA's names where NVIDIA has one.
+
+    Attributes:
+        num_layers: Layers of self-attention, cross-attention and an MLP.
+        num_heads: Attention heads.
+        rope_base: Base of the rotary frequencies.
+        rope_fraction: Share of the frequencies that rotate.
+        allow_self_attn: Whether layers have self-attention.
+        qk_norm: Layer norm of queries and keys.
+        use_layer_scale: Learned factor per channel on each branch.
+        target_grid: Rows and columns of the answer; `None` takes the image's own.
+    """
+
+    num_layers: int = 4
+    num_heads: int = 16
+    rope_base: float = 10000.0
+    rope_fraction: float = 0.75
+    allow_self_attn: bool = True
+    qk_norm: bool = False
+    use_layer_scale: bool = True
+    target_grid: list[int] | None = None
+
+    @classmethod
+    def of(cls, name: str, values: Mapping[str, Any], width: int) -> "HeadOptions":
+        """Return the options of an adaptor.
+
+        Raises:
+            ValueError: If one is unknown or has no possible value.
+        """
+        for option, value in values.items():
+            if option not in _RULES:
+                raise ValueError(f"`navit.heads.{name}.{option}` is no option.{did_you_mean(option, _RULES)}")
+            _RULES[option].check(f"navit.heads.{name}.{option}", value)
+        options = cls(**values)
+        if width % (4 * options.num_heads):
+            raise ValueError(
+                f"`navit.heads.{name}.num_heads` times 4 must divide `hidden_size` ({width}), got {options.num_heads}."
+            )
+        return options
+
+
+_RULES = {
+    "num_layers": integer(1, MOST_BLOCKS),
+    "num_heads": COUNT,
+    "rope_base": number(f"(0, {LARGEST}]"),
+    "rope_fraction": number("[0, 1]"),
+    "allow_self_attn": FLAG,
+    "qk_norm": FLAG,
+    "use_layer_scale": FLAG,
+    "target_grid": optional(listed(COUNT, 2)),
+}
+
+
+class SelfAttention(nn.Module):
+    """Attention of tokens to one another, `(batch, length, hidden)` to the same, rotated by their positions."""
+
+    def __init__(self, width: int, options: HeadOptions) -> None:
+        super().__init__()
+        self.num_heads = options.num_heads
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        size = width // options.num_heads
+        norms = (nn.LayerNorm(size, eps=HEAD_EPS) if options.qk_norm else nn.Identity() for _ in range(2))
+        self.q_norm, self.k_norm = norms
+
+    def forward(self, tokens: Tensor, rotation: Rotation) -> Tensor:
+        query, key, value = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).unbind(2)
+        query, key = rotation.turn(self.q_norm(query).to(value)), rotation.turn(self.k_norm(key).to(value))
+        query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+        return self.proj(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
+
+
+def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, outputs))
+
+
+class CrossAttentionLayer(nn.Module):
+    """Self-attention of the answer, its cross-attention to the image's patches, and an MLP, each behind a norm."""
+
+    def __init__(self, width: int, options: HeadOptions) -> None:
+        super().__init__()
+
+        def norm() -> nn.Module:
+            return nn.LayerNorm(width, eps=HEAD_EPS)
+
+        def scale() -> nn.Module:
+            return RadioLayerScale(width) if options.use_layer_scale else nn.Identity()
+
+        self.self_attn = None
+        if options.allow_self_attn:
+            self.self_attn_norm, self.self_attn, self.self_attn_ls = norm(), SelfAttention(width, options), scale()
+        self.cross_attn_norm, self.cross_attn_mem_norm, self.cross_attn_ls = norm(), norm(), scale()
+        self.cross_attn = CrossAttention(width, options.num_heads, qk_norm=options.qk_norm)
+        self.mlp_norm, self.mlp, self.mlp_ls = norm(), _mlp(width, 4 * width, width), scale()
+
+    def forward(self, tokens: Tensor, memory: Tensor, turn_tokens: Rotation, turn_memory: Rotation) -> Tensor:
+        if self.self_attn is not None:
+            tokens = tokens + self.self_attn_ls(self.self_attn(self.self_attn_norm(tokens), turn_tokens))
+        normed, memory = self.cross_attn_norm(tokens), self.cross_attn_mem_norm(memory)
+        tokens = tokens + self.cross_attn_ls(self.cross_attn(normed, memory, turn_tokens, turn_memory))
+        return tokens + self.mlp_ls(self.mlp(self.mlp_norm(tokens)))
+
+
+class CrossAttentionHead(nn.Module):
+    """Answers for a teacher's summary and its features, on the teacher's grid."""
+
+    def __init__(self, width: int, adaptor: RadioAdaptorConfig, options: HeadOptions, is_rounded: bool) -> None:
+        super().__init__()
+        self.options, self.is_rounded, hidden = options, is_rounded, adaptor.hidden_size
+        self.layers = nn.ModuleList(CrossAttentionLayer(width, options) for _ in range(options.num_layers))
+        self.summary_proj = _mlp(width, hidden, adaptor.summary_dim or 1)
+        self.feature_proj = _mlp(width, hidden, adaptor.feature_dim or 1)
+        self.homography_map = _mlp(9, hidden, width)
+
+    def target_grid(self, grid: Sequence[int]) -> Resolution:
+        """Return rows and columns of the answer for an image of a grid."""
+        return Resolution(*(grid if self.options.target_grid is None else self.options.target_grid))
+
+    def forward(
+        self,
+        token: Tensor,
+        features: Tensor,
+        homography: Tensor | None = None,
+        grid_sizes: Sequence[Sequence[int]] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Answer for images of one size.
+
+        Args:
+            token: Class token of the teacher among the final tokens, `(batch, hidden)`.
+            features: Final patch tokens, `(batch, rows * cols, hidden)`.
+            homography: Matrix of each image that maps cells of the answer to the image's, in coordinates (x, y, 1) of
+                which -1 and 1 are the centers of the outer cells, `(batch, 3, 3)`; `None` is the identity.
+            grid_sizes: One pair, the rows and columns of the patches; `None` is for square images.
+
+        Returns:
+            Summary `(batch, summary_dim)` and features `(batch, cells, feature_dim)`. Where a cell lies outside of the
+            image, the head starts from zeros there.
+        """
+        batch_size, length, width = features.shape
+        rows, cols = (round(length**0.5),) * 2 if grid_sizes is None else grid_sizes[0]
+        target = self.target_grid((rows, cols))
+        if homography is None:
+            homography = torch.eye(3, device=features.device).expand(batch_size, 3, 3)
+        y, x = (torch.linspace(-1, 1, count, device=features.device) for count in target)
+        y, x = torch.meshgrid(y, x, indexing="ij")
+        points = torch.stack([x, y, torch.ones_like(x)], dim=-1).flatten(0, 1)
+        warps = homography.float()
+        if self.is_rounded:  # see `NavitOptions.rounded_angles`: of the product of matrices and what is made of it
+            points, warps = points.bfloat16().float(), warps.bfloat16().float()
+        warped = (warps[:, None] * points[:, None]).sum(-1)  # no product of matrices: autocast would round
+        if self.is_rounded:
+            warped = warped.bfloat16()
+        places = (warped[..., :2] / warped[..., 2:]).float()
+        maps = features.transpose(1, 2).unflatten(2, (rows, cols))
+        sampled = F.grid_sample(maps, places[:, :, None].to(maps), padding_mode="zeros", align_corners=True)
+        warp_token = self.homography_map(homography.flatten(1).to(features))
+        front = torch.stack([warp_token.to(features), token.to(features)], dim=1)
+        tokens = torch.cat([front, sampled[..., 0].transpose(1, 2)], dim=1)
+
+        last = torch.tensor([rows - 1, cols - 1], device=features.device)
+        cells = (places.flip(-1) + 1) / 2 * last
+        positions = torch.cat([cells.new_full((batch_size, _PREFIX, 2), -1.0), cells], dim=1)
+        of_patches = grid_positions(Resolution(rows, cols), 0, features.device)[None]
+        size, base, fraction = width // self.options.num_heads, self.options.rope_base, self.options.rope_fraction
+        turns = [
+            Rotation.at(each, size, base, fraction, is_rounded=self.is_rounded) for each in (positions, of_patches)
+        ]
+        for layer in self.layers:
+            tokens = layer(tokens, features, *turns)
+        return self.summary_proj(tokens[:, 1]), self.feature_proj(tokens[:, _PREFIX:])
+
+
+class CrossAttentionAdaptor(nn.Module):
+    """An adaptor whose head answers for both outputs; the interface is that of `RadioAdaptor`."""
+
+    upsample_factor, feat_mlp, first_dense_linear = 1, None, None
+
+    def __init__(self, config: RadioConfig, adaptor: RadioAdaptorConfig, values: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.token_index = self.head_idx = adaptor.token_index
+        options = HeadOptions.of(adaptor.name, values, config.hidden_size)
+        is_rounded = bool((config.navit or {}).get("rounded_angles"))
+        self.head_mlp = CrossAttentionHead(config.hidden_size, adaptor, options, is_rounded)
+
+    def forward(self, tokens: Tensor, features: Tensor, rows: int, cols: int) -> RadioAdaptorOutput:
+        summary, answer = self.head_mlp(tokens[:, self.token_index], features, grid_sizes=[(rows, cols)])
+        return RadioAdaptorOutput(summary=summary, features=answer)
+
+    @property
+    def last_dense_linear(self) -> nn.Module:
+        """The layer that writes the dense features."""
+        return self.head_mlp.feature_proj[2]
