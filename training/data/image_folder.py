@@ -8,6 +8,7 @@ import hashlib
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -196,14 +197,32 @@ def pillow_suffixes() -> frozenset[str]:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Return the image files below a folder, of all types that are read, sorted by path.
+    """Return the image files below a folder, of all types that are read, sorted by path; the log counts other files.
 
     Raises:
         ValueError: If the folder does not exist.
     """
     if not folder.is_dir():
         raise ValueError(f"Image folder {str(folder)!r} does not exist.")
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in pillow_suffixes())
+    images, others = [], Counter[str]()
+    for path in folder.rglob("*"):
+        if path.suffix.lower() in pillow_suffixes():
+            images.append(path)
+        elif path.is_file() and not is_hidden(path.name):
+            others[path.suffix.lower() or path.name] += 1
+    say_left_out(folder, others)
+    return sorted(images)
+
+
+def say_left_out(folder: Path, kinds: Mapping[str, int]) -> None:
+    """Log how many files of each kind are left out, once for a folder."""
+    if kinds:
+        _warn_once(str(folder), first_few([f"{count} {kind}" for kind, count in sorted(kinds.items())], MAX_NAMED))
+
+
+@functools.cache
+def _warn_once(folder: str, kinds: str) -> None:
+    logger.warning("%s: left out files of kinds that are not read here: %s", folder, kinds)
 
 
 def no_images_error(folder: Path, num_skipped: int) -> ValueError:

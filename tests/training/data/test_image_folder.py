@@ -36,6 +36,8 @@ def test_unusable_files_are_skipped_counted_and_named(folder, caplog):
     Image.new("RGB", (40, 64)).save(folder / "camera.JFIF", format="jpeg")
     Image.new("RGB", (40, 64)).save(folder / "film.jp2")
     (folder / "text.jpg").write_text("not a picture")
+    for name in ("a.heic", "b.HEIC", "LICENSE", ".hidden"):
+        (folder / name).touch()
     Image.new("RGB", (500, 8)).save(folder / "thin.png")
     images = ImageFolder(folder, size=32)
     paths = [*images.paths, *ImageFolder(folder, size=32, split="held_out").paths]
@@ -44,6 +46,7 @@ def test_unusable_files_are_skipped_counted_and_named(folder, caplog):
     assert "text.jpg: unreadable" in caplog.text
     assert "thin.png: too small: 500 x 8 px" in caplog.text
     assert "skipped 2 of 24" in caplog.text
+    assert caplog.text.count("left out files of kinds that are not read here: 2 .heic, 1 LICENSE\n") == 1
 
 
 @pytest.mark.parametrize("becomes_pipe", [False, True])

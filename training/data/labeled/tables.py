@@ -32,7 +32,7 @@ from modeling_radio.training.data.decoding import (
     check_header,
     load_image,
 )
-from modeling_radio.training.data.image_folder import BUILDERS, MAX_NAMED, find_shards, is_hidden
+from modeling_radio.training.data.image_folder import BUILDERS, MAX_NAMED, find_shards, is_hidden, say_left_out
 from modeling_radio.training.data.labeled.folders import SPLIT_NAMES, TRAIN, SplitNames, Tables
 from modeling_radio.training.data.sources import (
     ImageColumn,
@@ -186,9 +186,7 @@ def _image_and_metadata_files(folder: Path, root: Path) -> list[str]:
             images.append(path)
         elif path.name not in ImageFolder.METADATA_FILENAMES:
             others[path.suffix.lower() or path.name] += 1
-    if others:
-        kinds = [f"{count} {kind}" for kind, count in sorted(others.items())]
-        logger.warning("%s: left out files of kinds that are not read here: %s", folder, first_few(kinds, MAX_NAMED))
+    say_left_out(folder, others)
     tables = {path for name in ImageFolder.METADATA_FILENAMES for path in (*folder.rglob(name), root / name)}
     return as_patterns(sorted(str(path) for path in (*images, *tables) if path.is_file()))
 
