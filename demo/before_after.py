@@ -4,7 +4,7 @@ All results are outputs of the student. The photographs (CC0, package budgie-bac
 Apache-2.0; Fluent, MIT) are held out from its training.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -24,7 +24,7 @@ from modeling_radio.core.files import write_file
 from modeling_radio.demo.assets import CutOut, DemoAssets
 from modeling_radio.demo.evaluation_data import load_photographs
 from modeling_radio.demo.images import load_object_images, photographs
-from modeling_radio.evaluation.features import CLOSER, at_night, shifted_maps, window_of
+from modeling_radio.evaluation.features import at_night, match_at_night, shifted_maps, window_of
 from modeling_radio.evaluation.models.radio import RadioFeatures
 from modeling_radio.figures.features import marked, overlaid, similarity_maps, to_colors, to_pixels
 from modeling_radio.figures.style import INK, on_any_background
@@ -33,9 +33,8 @@ from modeling_radio.figures.style import INK, on_any_background
 FILE, PHONE_FILE = Path("pictures") / "before_after.webp", Path("pictures") / "before_after_phone.webp"
 """Below a run's folder: the picture, and the same for narrow screens."""
 SIZE_PX, SHIFTS, SHOWN_PX, GRID = 128, 4, 512, 32
-MATCHED, DRAWN, BOTH = "oakland-zoo-otters", (7, 15, 24), slice(4, 28)
-"""A photograph, the rows and columns of places that are drawn, and those that both pictures show: the title counts all
-of these in all photographs."""
+MATCHED, DRAWN = "oakland-zoo-otters", (7, 15, 24)
+"""A photograph, and the rows and columns of places that are drawn; the title counts all places of all photographs."""
 CLICKED = {"oakland-zoo-otters": (18, 19), "perched-osprey": (16, 8)}
 """Photographs, with the row and column that is clicked."""
 CLICK_ADAPTOR, LEAST_COSINE = "dinov2-s-saliency", 0.5
@@ -138,41 +137,23 @@ class Photographs:
 
 def draw_matches(panel: Tile, photos: Photographs, night: Photographs) -> None:
     """Draw the most similar place of the second picture for some of the first; right is within one patch."""
-    index, found = photos.names.index(MATCHED), [match(*maps) for maps in zip(photos.maps, night.maps, strict=True)]
-    shares = [float(is_right[:, BOTH, BOTH].float().mean()) for _, is_right in found]
+    index = photos.names.index(MATCHED)
+    found = [match_at_night(day[""], dark[""], SHIFTS) for day, dark in zip(photos.maps, night.maps, strict=True)]
+    shares = [each.share for each in found]
     panel.title("Find the same place at night", f"right: {shares[0]:.0%} before, {shares[1]:.0%} after")
-    for (places, is_right), name, y in zip(found, (BEFORE, AFTER), (0.84, 2.66), strict=True):
+    for matches, name, y in zip(found, (BEFORE, AFTER), (0.84, 2.66), strict=True):
         panel.text(name, WIDTH / 2, y)
         first = panel.picture(photos.shown[index], EDGE, y, 1.62)
         second = panel.picture(night.shown[index], WIDTH - EDGE - 1.62, y, 1.62)
         for row, col in product(DRAWN, DRAWN):
-            color = RIGHT if is_right[index, row, col] else WRONG
+            color = RIGHT if matches.is_right[index, row, col] else WRONG
             start = (col + 0.5) / GRID, (row + 0.5) / GRID
-            end = tuple(((places[index, row, col] + 0.5) / GRID).tolist())
+            end = tuple(((matches.places[index, row, col] + 0.5) / GRID).tolist())
             ends = {"coordsA": "data", "coordsB": "data", "axesA": first, "axesB": second}
             style = {"color": color, "linestyle": "-" if color == RIGHT else ":", "linewidth": 1.6, "zorder": 5}
             panel.figure.add_artist(ConnectionPatch(start, end, **ends, **style))
             for axes, place in ((first, start), (second, end)):
                 axes.plot(*place, "o", color=color, markeredgecolor="white", markersize=5, zorder=6)
-
-
-def match(maps: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the most similar place for each place of each photograph, and whether it is right.
-
-    Args:
-        maps: Feature maps of the photographs.
-        others: Feature maps of the same photographs, `at_night`.
-
-    Returns:
-        Column and row, `(num_photographs, GRID, GRID, 2)`, and bool `(num_photographs, GRID, GRID)`.
-    """
-    first, second = (F.normalize(each - each.mean((2, 3), keepdim=True), dim=1) for each in (maps[""], others[""]))
-    best = torch.einsum("ndhw,ndk->nhwk", first, second.flatten(2)).argmax(dim=-1)
-    places = torch.stack([best % GRID, best // GRID], dim=-1)
-    rows, cols = torch.meshgrid(torch.arange(GRID), torch.arange(GRID), indexing="ij")
-    from_middle = torch.stack([(GRID - 1) / 2 - cols, rows - (GRID - 1) / 2], dim=-1)  # mirrored
-    expected = from_middle / CLOSER + (GRID - 1) / 2
-    return places, ((places - expected).abs() <= SHIFTS).all(dim=-1)
 
 
 def draw_masks(panel: Tile, photos: Photographs) -> None:

@@ -37,8 +37,8 @@ PROGRESS_FIGURE = Path("pictures") / "progress.png"
 FIGURE_CAPTION = (
     "Dense features as colors: three principal components of the foreground, from images shifted by quarters of a "
     "patch. An adaptor is good if its shapes are those of its teacher. It has its own range of colors; x2 means half "
-    "as wide. Last rows: the same photographs mirrored, closer and at night, and the cosine of each of their patches "
-    "with the patch in the ring above. A good backbone is bright on the same thing and dark elsewhere."
+    "as wide. Last rows: the same photographs mirrored, closer and at night; then the places that the backbone finds "
+    "again in them by its most similar features. All other places are dark, also those that the second view lacks."
 )
 BEFORE_AFTER = (
     "The network with random weights and the same network after its training, on pictures that it never saw.",

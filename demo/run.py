@@ -20,10 +20,11 @@ from modeling_radio.demo.before_after import draw_before_after
 from modeling_radio.demo.closing_page import FIGURE_CAPTION, write_closing_page
 from modeling_radio.demo.evaluation_data import DemoData, load_photographs
 from modeling_radio.demo.images import photographs
-from modeling_radio.evaluation.features import at_night, shifted_maps, window_of
+from modeling_radio.evaluation.features import at_night, match_at_night, shifted_maps, window_of
 from modeling_radio.evaluation.models.pretrained import RawPixels
 from modeling_radio.evaluation.students import StudentEvaluation
-from modeling_radio.figures.rows import draw_rows, feature_rows
+from modeling_radio.figures.features import only_where, to_colors
+from modeling_radio.figures.rows import FigureRow, draw_rows, feature_rows
 from modeling_radio.metrics.feature_model import FeatureModel
 from modeling_radio.metrics.results import Measurement, Results
 from modeling_radio.model_cards.build import FEATURES_FIGURE, write_card
@@ -47,7 +48,7 @@ FIRST_PHASES = (
 )
 LAST_PHASES = (
     Phase("evaluate", 24.0, "measure the student"),
-    Phase("draw", 6.0, "draw what it sees"),
+    Phase("draw", 20.0, "draw what it sees"),
     Phase("reopen", 6.0, "open its folder elsewhere"),
 )
 CACHED_IMAGES_PER_SECOND = 76.0
@@ -192,23 +193,24 @@ def draw_features(evaluation: StudentEvaluation, before: RadioModel, after: Radi
     size, patch = evaluation.size_px, evaluation.patch_size
     images = load_photographs(chosen, size + patch)
 
-    large = load_photographs(chosen, FIGURE_PX)
-    night = at_night(images)
-
     def maps_of(model: FeatureModel, adaptors: Sequence[str] = (), shown: Tensor = images) -> Mapping[str, Tensor]:
         return shifted_maps(model, shown, size_px=size, shifts=FIGURE_SHIFTS, adaptors=adaptors)
 
     untrained, trained = evaluation.student(before), evaluation.student(after)
-    distilled = maps_of(trained, list(evaluation.teachers))
+    distilled, night = maps_of(trained, list(evaluation.teachers)), at_night(images)
+    large = window_of(load_photographs(chosen, FIGURE_PX), size, patch)
     rows = feature_rows(
-        window_of(large, size, patch),
+        large,
         teachers={name: maps_of(evaluation.teacher(name))[""] for name in evaluation.teachers},
         adaptors={name: distilled[name] for name in evaluation.teachers},
         backbone=distilled[""],
-        night=window_of(at_night(large), size, patch),
-        backbones={
-            "before training": (maps_of(untrained)[""], maps_of(untrained, shown=night)[""]),
-            "after training": (distilled[""], maps_of(trained, shown=night)[""]),
-        },
     )
+    rows.append(FigureRow("mirrored, closer,\nat night", to_colors(at_night(large))))
+    for title, model, maps in (
+        ("before training", untrained, maps_of(untrained)[""]),
+        ("after training", trained, distilled[""]),
+    ):
+        found = match_at_night(maps, maps_of(model, shown=night)[""], FIGURE_SHIFTS)
+        shown = only_where(to_colors(large), found.is_right)
+        rows.append(FigureRow(f"found again at night:\n{found.share:.0%} {title}", shown, starts_group=False))
     draw_rows(rows, path, caption=FIGURE_CAPTION)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2.functional import center_crop, resize
 
@@ -368,6 +369,50 @@ def at_night(images: Tensor) -> Tensor:
     near = resize(center_crop(images, [round(side * CLOSER)] * 2), [side, side], antialias=True).flip(-1).float() / 255
     gray = near.mean(dim=-3, keepdim=True)
     return (((near + gray) / 2) ** GAMMA * NIGHT[:, None, None] * 255).round().byte()
+
+
+@dataclass(frozen=True)
+class Matches:
+    """The most similar place `at_night` for each place of some photographs.
+
+    Attributes:
+        places: Its column and row, `(num_photographs, side, side, 2)`.
+        is_right: Whether it is the right place, bool `(num_photographs, side, side)`.
+        is_seen: Whether the second view shows the place, bool `(side, side)`.
+    """
+
+    places: Tensor
+    is_right: Tensor
+    is_seen: Tensor
+
+    @property
+    def share(self) -> float:
+        """Share of the places that are right, of those that both views show."""
+        return float(self.is_right[:, self.is_seen].float().mean())
+
+
+def match_at_night(features: Tensor, others: Tensor, within: int) -> Matches:
+    """Match the places of photographs with those of the same photographs `at_night`.
+
+    Args:
+        features: Of the photographs, `(num_photographs, dim, side, side)`.
+        others: The same of the changed ones.
+        within: Positions in each direction up to which a match counts as right.
+    """
+    side = features.shape[-1]
+    first, second = (F.normalize(each - each.mean((2, 3), keepdim=True), dim=1) for each in (features, others))
+    best = torch.stack(
+        [
+            torch.stack([(row.T @ other.flatten(1)).argmax(dim=1) for row in image.unbind(1)])  # a row: memory
+            for image, other in zip(first, second, strict=True)
+        ]
+    )
+    places = torch.stack([best % side, best // side], dim=-1)
+    middle = (side - 1) / 2
+    rows, cols = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    expected = torch.stack([middle - cols, rows - middle], dim=-1) / CLOSER + middle  # mirrored
+    is_seen = ((expected >= 0) & (expected <= side - 1)).all(dim=-1)
+    return Matches(places, ((places - expected).abs() <= within).all(dim=-1), is_seen)
 
 
 def window_of(images: Tensor, size_px: int, patch_size: int) -> Tensor:

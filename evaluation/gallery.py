@@ -21,7 +21,7 @@ from modeling_radio.core.ids import ModelFolder
 from modeling_radio.core.imports import find_function
 from modeling_radio.core.machine import find_device
 from modeling_radio.core.settings import DeviceOptions, OneOf
-from modeling_radio.evaluation.features import at_night, shifted_maps, window_of
+from modeling_radio.evaluation.features import at_night, match_at_night, shifted_maps, window_of
 from modeling_radio.evaluation.models.radio import RadioFeatures, RadioTextFeatures, open_radio
 from modeling_radio.evaluation.run import build_references
 from modeling_radio.evaluation.tasks.representation import token_counts
@@ -33,6 +33,7 @@ from modeling_radio.figures.features import (
     hex_color,
     marked,
     most_salient_positions,
+    only_where,
     overlaid,
     pca_colors,
     similarity_colors,
@@ -209,18 +210,22 @@ class Gallery:
             columns[f"adaptor {name}{basis.stretch(maps)}"] = pca_colors(maps, basis.with_range_of(maps))
         own = self.student_maps[""]
         columns["backbone"] = pca_colors(own, self._basis_of(own))
+        columns["similar to the ring"] = similarity_colors(similarity_maps(own, positions))
         columns[AT_NIGHT] = to_colors(resize(at_night(self._covered), [SHOWN_PX, SHOWN_PX], antialias=True))
         for name, model in {**self.backbones, "backbone": self.model}.items():
             maps = own if model is self.model else self._maps_of(model)[""]
             others = self._maps_of(model, photographs=at_night(self.photographs))[""]
-            columns[f"similar to the ring: {name}"] = similarity_colors(similarity_maps(maps, positions, others))
+            found = match_at_night(maps, others, self.shifts)
+            caption = f"found again at night, {found.share:.0%}: {name}"
+            columns[caption] = only_where(to_colors(self.shown), found.is_right)
         text = (
             "Colors are three principal components of the foreground, "
             f"in {self.shifts} x {self.shifts} grid positions for each patch, from shifted images. An adaptor is "
             "drawn along the directions of its teacher, in a range of its own. x2 means that its range is half as "
-            "wide, because a network that is not sure returns values near the mean. The last images are of the same "
-            "photograph mirrored, closer and at night: how similar each patch is to the one in the ring, by the cosine "
-            "of the backbone's features. Bright should be the same thing alone."
+            "wide, because a network that is not sure returns values near the mean. The ring's image shows the cosine "
+            "of each patch with the one in the ring. The last images: the same photograph mirrored, closer and at "
+            "night, and the places that a backbone finds again in it by the most similar features; all others are "
+            "dark. The title counts those of all photographs that both views show."
         )
         return self._section("Teachers, adaptors, backbone", text, columns)
 
@@ -346,7 +351,8 @@ class Gallery:
         return fit_pca_basis(features, foreground=foreground)
 
     def _section(self, title: str, text: str, columns: Mapping[str, Tensor]) -> Section:
-        return Section(title, text, rows=image_rows(self.names, self.shown, columns, smooth={AT_NIGHT}))
+        smooth = {name for name in columns if "night" in name}
+        return Section(title, text, rows=image_rows(self.names, self.shown, columns, smooth))
 
     def _maps_of(
         self, model: FeatureModel, adaptors: Sequence[str] = (), photographs: Tensor | None = None

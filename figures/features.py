@@ -36,6 +36,8 @@ MARK_RADIUS = 0.045
 """Radius of the ring over the image's height; our choice."""
 GOLDEN_ANGLE = 0.618033988749895
 """Step on the color circle, so that any number of successive classes have different hues."""
+DARK = 0.12
+"""Brightness that is left in the dark parts of an image; our choice."""
 OPACITY = 0.55
 """Opacity of the color of a class over the image; our choice."""
 
@@ -177,22 +179,19 @@ def most_salient_positions(foreground: Tensor) -> list[tuple[int, int]]:
     return [(top + row, left + col) for row, col in positions]
 
 
-def similarity_maps(features: Tensor, positions: Sequence[tuple[int, int]], others: Tensor | None = None) -> Tensor:
+def similarity_maps(features: Tensor, positions: Sequence[tuple[int, int]]) -> Tensor:
     """Return the cosines of all patches with one of the same image, about the mean over all images.
 
     Args:
         features: `(num_images, dim, rows, cols)`.
         positions: Row and column, for each image.
-        others: Features of other views of the same images, whose patches are compared instead, about their own mean;
-            of the same shape.
 
     Returns:
-        `(num_images, rows, cols)`, of the same views 1 at the patches themselves.
+        `(num_images, rows, cols)`, 1 at the patches themselves.
     """
-    shown = (features, features if others is None else others)
-    centered, compared = (F.normalize(each - each.mean(dim=(0, 2, 3), keepdim=True), dim=1) for each in shown)
+    centered = F.normalize(features - features.mean(dim=(0, 2, 3), keepdim=True), dim=1)
     marked = torch.stack([each[:, row, col] for each, (row, col) in zip(centered, positions, strict=True)])
-    return torch.einsum("ndhw,nd->nhw", compared, marked)
+    return torch.einsum("ndhw,nd->nhw", centered, marked)
 
 
 def similarity_colors(similarity: Tensor) -> Tensor:
@@ -229,6 +228,17 @@ def class_color(index: int) -> tuple[int, int, int]:
 def hex_color(index: int) -> str:
     """Return the color of a class as HTML writes it."""
     return "#{:02x}{:02x}{:02x}".format(*class_color(index))
+
+
+def only_where(images: Tensor, is_shown: Tensor) -> Tensor:
+    """Return images that are dark where a map says so.
+
+    Args:
+        images: RGB in [0, 1], `(num_images, height, width, 3)`.
+        is_shown: Bool, `(num_images, rows, cols)`.
+    """
+    shown = F.interpolate(is_shown[:, None].float(), images.shape[1:3], mode="nearest")[:, 0, ..., None]
+    return images * (DARK + (1 - DARK) * shown)
 
 
 def background_of(class_names: Mapping[int, str]) -> set[int]:

@@ -60,8 +60,6 @@ def feature_rows(
     teachers: Mapping[str, Tensor],
     adaptors: Mapping[str, Tensor],
     backbone: Tensor,
-    night: Tensor,
-    backbones: Mapping[str, tuple[Tensor, Tensor]],
 ) -> list[FigureRow]:
     """Color the features of some photographs for `draw_rows`.
 
@@ -72,12 +70,10 @@ def feature_rows(
         teachers: Dense features by teacher, `(num_photographs, dim, rows, cols)`; at least one.
         adaptors: The student's predictions for the same names.
         backbone: The student's dense features, drawn in a basis of their own.
-        night: The photographs changed by `at_night`, of their shape.
-        backbones: By title, dense features of the photographs, and of the changed ones.
 
     Returns:
-        The photographs with a marked patch, each teacher with its adaptor, the backbone; the changed photographs, and
-        the similarity of their patches to the marked one, for each of `backbones`.
+        The photographs with a marked patch, each teacher with its adaptor, the backbone, and the backbone's similarity
+        of every patch to the marked one.
     """
     salience = foreground_map(clearest(teachers.values()))
     foreground, positions = salience > 0, most_salient_positions(salience)
@@ -86,11 +82,8 @@ def feature_rows(
         basis = fit_pca_basis(features, foreground=foreground)
         rows += [teacher_row(name, features, basis), adaptor_row(name, adaptors[name], basis)]
     rows.append(FigureRow("student's backbone", pca_colors(backbone, fit_pca_basis(backbone, foreground=foreground))))
-    rows.append(FigureRow("the same at night,\nmirrored and closer", to_colors(night)))
-    for title, (features, others) in backbones.items():
-        heat = similarity_colors(similarity_maps(features, positions, others))
-        rows.append(FigureRow(f"similar to the ring:\n{title}", heat, starts_group=False))
-    return rows
+    heat = similarity_colors(similarity_maps(backbone, positions))
+    return [*rows, FigureRow("similar to the ring", heat, starts_group=False)]
 
 
 def photograph_row(photographs: Tensor) -> FigureRow:

@@ -11,10 +11,13 @@ from modeling_radio.core.checked_tensors import DamagedFileError
 from modeling_radio.evaluation.data import Stacked
 from modeling_radio.evaluation.features import (
     CHUNK,
+    CLOSER,
     FeatureStore,
     StoredFeatures,
     Wanted,
+    at_night,
     encode_each,
+    match_at_night,
     shifted_maps,
     window_of,
 )
@@ -220,3 +223,20 @@ def test_one_shift_is_the_model_itself(tiny_model):
 def test_images_and_shifts_that_do_not_fit_are_refused(size_px, shifts, name):
     with pytest.raises(ValueError, match=f"`{name}` must"):
         shifted_maps(MeanColors(), torch.zeros(1, 3, 40, 40, dtype=torch.uint8), size_px=size_px, shifts=shifts)
+
+
+def test_places_are_found_again_in_a_mirrored_closer_view():
+    side, generator = 12, torch.Generator().manual_seed(0)
+    features = torch.randn(2, 64, side, side, generator=generator)
+    middle, positions = (side - 1) / 2, torch.arange(side)
+    rows = (middle + (positions - middle) * CLOSER).round().long()
+    others = features[:, :, rows][:, :, :, (side - 1) - rows]
+    matches = match_at_night(features, others, within=2)
+    assert matches.is_seen.sum() == 8 * 8
+    assert matches.share > 0.5  # the closer view repeats some places and has no others
+    assert match_at_night(features, others.roll(6, dims=-1), within=1).share < 0.1
+    photograph = torch.zeros(3, 8, 8, dtype=torch.uint8)
+    photograph[:, :, 2] = 200
+    changed = at_night(photograph)
+    assert changed[:, :, 4:].float().mean() > changed[:, :, :4].float().mean(), "mirrored"
+    assert changed.amax() < 200, "darker"
