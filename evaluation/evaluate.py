@@ -1,4 +1,7 @@
-"""Measure a checkpoint on your images or the demo's: kNN, probes, retrieval, fidelity to its teachers and more."""
+"""Measure a checkpoint on your images or the demo's: kNN, probes, retrieval, fidelity to its teachers and more.
+
+Of a model tuned for a task it measures the model's own answers, unless `--tasks` names others.
+"""
 
 import sys
 from functools import partial
@@ -12,6 +15,8 @@ from modeling_radio.training.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
     from modeling_radio.evaluation.models.radio import RadioFeatures
+    from modeling_radio.evaluation.tasks.base import Evaluation
+    from modeling_radio.figures.page import Section
     from modeling_radio.metrics.results import Results
 
 COMMAND = Command(
@@ -23,6 +28,7 @@ COMMAND = Command(
     examples=(
         "radio evaluate runs/demo/final",
         "radio evaluate runs/demo/final --data pets/ --tasks knn,logistic_regression --output results.json",
+        "radio evaluate runs/pets/merged --data pets/test --output test.json",
         "radio evaluate runs/mine/final --table c-radio_v4 --data-root sets/",
         "radio evaluate runs/mine/final --data pets/ --compare facebook/dinov2-base,timm:resnet50.a1_in1k",
     ),
@@ -46,6 +52,7 @@ def run(settings: EvaluationSettings, model: "RadioFeatures | None" = None) -> "
 
     from modeling_radio.core.files import write_file
     from modeling_radio.core.ranks import rank_and_count
+    from modeling_radio.evaluation.own_answers import measure_answers, task_of_answers
     from modeling_radio.evaluation.report import report_sections, write_report
     from modeling_radio.evaluation.run import run_evaluations
     from modeling_radio.figures.progress import (
@@ -58,7 +65,13 @@ def run(settings: EvaluationSettings, model: "RadioFeatures | None" = None) -> "
     )
 
     transformers_logging.disable_progress_bar()  # models load fast
-    results, evaluations = run_evaluations(settings, model)
+    own_task = task_of_answers(settings) if model is None else None
+    sections: list[Section] = []
+    evaluations: list[Evaluation] = []
+    if own_task is None:
+        results, evaluations = run_evaluations(settings, model)
+    else:
+        results, sections = measure_answers(settings, own_task)
     written = list[Path]()
     if settings.output is not None and rank_and_count()[0] == 0:
         results.save(settings.output)
@@ -70,9 +83,9 @@ def run(settings: EvaluationSettings, model: "RadioFeatures | None" = None) -> "
                 write_file(written[-1], figure_over_counts(panels, label).savefig)
         if settings.report:
             written.append(settings.output.with_suffix(".html"))
-            write_report(
-                written[-1], results, report_sections(evaluations, {each.task for each in results.measurements})
-            )
+            if evaluations:
+                sections = report_sections(evaluations, {each.task for each in results.measurements})
+            write_report(written[-1], results, sections)
     return results, written
 
 
@@ -86,11 +99,11 @@ def _evaluate(settings: EvaluationSettings) -> None:
         return
     results, written = run(settings)
     from modeling_radio.core.ranks import rank_and_count
-    from modeling_radio.metrics.results import build_tables
+    from modeling_radio.metrics.results import build_tables, class_tables
 
     if rank_and_count()[0] > 0:
         return
-    tables = [table.to_markdown() for table in build_tables(results.measurements)]
+    tables = [table.to_markdown() for table in (*build_tables(results.measurements), *class_tables(results))]
     print("\n\n".join([*tables, *results.remarks]))
     if written:
         print(f"\nWrote {' and '.join(map(str, written))}.")

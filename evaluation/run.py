@@ -95,9 +95,7 @@ def run_evaluations(
         assert recipe is not None  # else `find_recipe` refuses
         source = recipe.data.source
     settings = settings.for_source(source)
-    check_results_file(settings.output)
-    if settings.output is not None and settings.report:
-        check_page(settings.output.with_suffix(".html"))
+    check_outputs(settings)
     model = open_student(settings, recipe) if model is None else model.with_size(settings.size)
     data = open_data(source, settings, size_px=model.size_px, seed=settings.random_seed)
     names = task_names(settings.tasks, data.kinds())
@@ -151,6 +149,18 @@ def _measure(evaluation: Evaluation, tasks: list[str], clock: Clock) -> list[Mea
         clock.report(f"  {model.name}: {shown}{'; ...' if len(found) > BRIEF_NUMBERS else ''}")
         measurements += found
     return measurements
+
+
+def check_outputs(settings: EvaluationSettings) -> None:
+    """Refuse, before anything is measured, outputs that hold something else or cannot be written.
+
+    Raises:
+        ValueError: If they hold something else.
+        WriteError: If nothing can be written there.
+    """
+    check_results_file(settings.output)
+    if settings.output is not None and settings.report:
+        check_page(settings.output.with_suffix(".html"))
 
 
 def check_results_file(path: Path | None) -> None:

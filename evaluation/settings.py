@@ -117,6 +117,8 @@ class DataOptions(Settings):
         label_column: Column of the classes.
         mask_column: Column of the masks of class ids.
         depth_column: Column of the depth maps.
+        object_column: Column of the objects, for the answers of a detector.
+        box_format: Format of the boxes of a `datasets` source, in pixels.
         caption_column: Column of the texts, one or a list for each image.
         group_column: Column of the source of each image, such as its video: intervals resample whole sources, and
             without a train split images of one source are not compared with each other.
@@ -136,6 +138,8 @@ class DataOptions(Settings):
     label_column: str | None = None
     mask_column: str | None = None
     depth_column: str | None = None
+    object_column: str | None = None
+    box_format: Literal["xywh", "xyxy", "cxcywh"] = "xywh"
     caption_column: str | None = None
     group_column: str | None = None
     train_split: str | None = None
@@ -306,10 +310,14 @@ class EvaluationSettings(RecipeOptions, DataOptions, TaskSettings, DeviceOptions
             `train/` and `test/` above; `.parquet` or `.tar` files; a data set that `datasets` saved; one of
             the Hub, `ORG/NAME`; demo; or the import path of a function that opens a set of your own,
             "my_package.my_module:open_mine". By default the data of the recipe.
+        base: Folder or Hub id of an adapter's base; by default the one on the Hub that the adapter names.
+        streaming: Read the images in order, without a copy on the disk: for the answers of classifiers, of Parquet or
+            webdataset files or the Hub.
         recipe: Name of a recipe, or a file of your own that ends in .yaml, for the data if `data` is left out, and for
             tasks that compare with teachers. By default the one in the folder of the checkpoint's run, if it is needed.
-        tasks: Tasks to measure; by default knn and segmentation_probe, as far as the data allow. The import path of a
-            `Task` of your own is one too, "my_package.my_module:MY_TASK".
+        tasks: Tasks to measure; by default the answers of a tuned model's own head on `data`, of a backbone knn and
+            segmentation_probe, as far as the data allow. The import path of a `Task` of your own is one too,
+            "my_package.my_module:MY_TASK".
         preset: Protocol with defaults of other settings; for the demo's images, by default the demo's.
         table: Table of a paper to measure in place of tasks: all of its sets that are below `data_root`.
         data_root: Folder with the folders of public sets.
@@ -329,6 +337,8 @@ class EvaluationSettings(RecipeOptions, DataOptions, TaskSettings, DeviceOptions
 
     checkpoint: ModelFolder
     data: str | None = None
+    base: str | None = None
+    streaming: bool = False
     recipe: str | None = None
     tasks: Annotated[list[str] | None, OneOf((*TASK_NAMES, RETRIEVAL), imports=True)] = Field(None, min_length=1)
     preset: Annotated[str | None, OneOf(PRESETS)] = None

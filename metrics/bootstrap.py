@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -49,23 +49,42 @@ def bootstrap_interval(
     Returns:
         The interval, or None where there are fewer than two sources or the statistic is never defined.
     """
+    return bootstrap_intervals(
+        lambda weights: {"": statistic(weights)}, num_images, groups=groups, num_resamples=num_resamples, seed=seed
+    ).get("")
+
+
+def bootstrap_intervals(
+    statistics: Callable[[Tensor], Mapping[str, Tensor]],
+    num_images: int,
+    *,
+    groups: Tensor | None = None,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Return the intervals of several statistics over the same draws, by name.
+
+    Arguments are those of `bootstrap_interval`; those for which it returns None are left out.
+    """
     numbers = torch.arange(num_images) if groups is None else torch.unique(groups, return_inverse=True)[1]
     numbers = numbers.reshape(num_images, -1)
     count = int(numbers.max()) + 1 if num_images else 0
     if count < 2:
-        return None
+        return {}
     generator = make_generator(seed, "bootstrap")
-    values = []
+    values: dict[str, list[Tensor]] = {}
     for start in range(0, num_resamples, _BLOCK):
         size = min(_BLOCK, num_resamples - start)
         drawn = torch.randint(count, (size, count), generator=generator)
         times = torch.zeros(size, count, dtype=torch.float64).scatter_add_(1, drawn, torch.ones(drawn.shape).double())
-        values.append(statistic(times[:, numbers].prod(-1)))
-    defined = torch.cat(values)
-    defined = defined[defined.isfinite()]
-    if not len(defined):
-        return None
-    low, high = defined.quantile(torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=defined.dtype)).tolist()
+        for name, found in statistics(times[:, numbers].prod(-1)).items():
+            values.setdefault(name, []).append(found)
+    joined = {name: torch.cat(found) for name, found in values.items()}
+    return {name: _interval_of(found[found.isfinite()]) for name, found in joined.items() if found.isfinite().any()}
+
+
+def _interval_of(values: Tensor) -> Interval:
+    low, high = values.quantile(torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=values.dtype)).tolist()
     return Interval(low, high)
 
 

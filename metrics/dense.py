@@ -56,23 +56,25 @@ class ConfusionMatrix:
         self.counts = torch.zeros(self.num_classes, self.num_classes, dtype=torch.long)
 
 
-def class_sums(predictions: Tensor, masks: Tensor, num_classes: int) -> Tensor:
+def class_sums(predictions: Tensor, masks: Tensor, num_classes: int, ignore_index: int = IGNORE_INDEX) -> Tensor:
     """Return pixels that are right, true and predicted, by class: int64 `(3 * num_classes,)`.
 
     Args:
         predictions: Class indices of any shape.
-        masks: Class indices of the same shape; `IGNORE_INDEX` is skipped.
+        masks: Class indices of the same shape.
         num_classes: Classes including background.
+        ignore_index: Id of true pixels that do not count.
     """
-    confusion = ConfusionMatrix(num_classes)
+    confusion = ConfusionMatrix(num_classes, ignore_index)
     confusion.update(predictions, masks)
     return torch.cat([confusion.counts.diag(), confusion.counts.sum(1), confusion.counts.sum(0)])
 
 
-def mean_iou_of_sums(sums: Tensor) -> Tensor:
+def mean_iou_of_sums(sums: Tensor, ignore_index: int = IGNORE_INDEX) -> Tensor:
     """Return the mean IoU, `(...)`, of sums of `class_sums`, `(..., 3 * num_classes)`; see `ConfusionMatrix`."""
     right, true, predicted = sums.double().unflatten(-1, (3, -1)).unbind(-2)
-    return (right / (true + predicted - right)).nanmean(-1)
+    iou = right / (true + predicted - right)
+    return iou[..., torch.arange(iou.shape[-1]) != ignore_index].nanmean(-1)
 
 
 def pixel_accuracy_of_sums(sums: Tensor) -> Tensor:

@@ -24,6 +24,10 @@ TEXT_NAME, TEXT_CELL = 18, 14
 """Characters of names and of cells on a terminal. Our choice: an interval fits, and four columns are 78 wide."""
 MAX_COLUMNS = 8
 """Widest table that several tasks share. Our choice."""
+MAX_CLASSES = 100
+"""Largest number of classes in a table. Our choice; the file has all."""
+COUNTS = ("images", "objects")
+"""Numbers of a class that are counts."""
 STUDENT = "student"
 """Row of the checkpoint itself; the card's metadata lists only its measurements."""
 
@@ -118,6 +122,7 @@ class Results:
         fingerprints: Fingerprints of the images of each data set and of each model; results with equal ones are
             comparable.
         remarks: Sentences beside the numbers, such as the size of a small test set.
+        by_class: Numbers of the checkpoint for each class, by the name of the class and of the metric.
     """
 
     __pydantic_config__ = _STRICT
@@ -128,6 +133,7 @@ class Results:
     run: dict[str, Any] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
     fingerprints: dict[str, str] = field(default_factory=dict)
+    by_class: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def of_seed(self, seed: int) -> Results:
         """Return the rows of one seed, plus rows without a seed."""
@@ -157,12 +163,12 @@ class Results:
 
 @dataclass(frozen=True)
 class Table:
-    """Measurements with models as rows and metrics as columns.
+    """Measurements with models, or classes, as rows and metrics as columns.
 
     Attributes:
-        title: The task, if all columns belong to one; otherwise empty.
+        title: The task, if all columns belong to one, or "class"; otherwise empty.
         columns: Headers: task and metric such as "knn accuracy", or only the metric where the title is the task.
-        rows: Model name and one cell per column; a cell is empty where nothing was measured.
+        rows: Name of the model or class, and one cell per column; a cell is empty where nothing was measured.
     """
 
     title: str
@@ -220,6 +226,24 @@ def build_tables(measurements: Sequence[Measurement]) -> list[Table]:
         parts = [tasks] if num_columns <= MAX_COLUMNS else [[task] for task in tasks]
         tables += [_build_table([m for m in together if m.task in part]) for part in parts]
     return tables
+
+
+def class_tables(results: Results) -> list[Table]:
+    """Return the table of the numbers of each class; none if there are no such numbers, or too many classes to read."""
+    if not 0 < len(results.by_class) <= MAX_CLASSES:
+        return []
+    columns = list(dict.fromkeys(name for numbers in results.by_class.values() for name in numbers))
+    rows = [
+        (name, [_class_cell(column, numbers.get(column)) for column in columns])
+        for name, numbers in results.by_class.items()
+    ]
+    return [Table("class", [column.replace("_", " ") for column in columns], rows)]
+
+
+def _class_cell(column: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.0f}" if column in COUNTS else f"{value:.3f}"
 
 
 def _build_table(measurements: Sequence[Measurement]) -> Table:

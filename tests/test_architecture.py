@@ -28,7 +28,7 @@ ARROWS = {
     "conversion": {"modeling_radio", "core", "model_cards"},
     "training": {"modeling_radio", "core", "metrics", "figures", "model_cards"},
     "tuning": {"modeling_radio", "core", "metrics", "figures", "model_cards", "training"},
-    "evaluation": {"modeling_radio", "core", "metrics", "figures", "model_cards", "training"},
+    "evaluation": {"modeling_radio", "core", "metrics", "figures", "model_cards", "training", "tuning"},
     "extraction": {"modeling_radio", "core", "metrics", "figures", "model_cards", "training", "evaluation"},
     "serving": {"modeling_radio", "core", "figures", "training", "prediction"},
     "prediction": {"modeling_radio", "core", "figures", "evaluation", "extraction"},

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from accelerate import PartialState
@@ -23,8 +23,10 @@ from modeling_radio.heads_radio import ProblemType
 from modeling_radio.training.data.decoding import SkippedImages
 from modeling_radio.training.data.labeled.coco import holds_coco, read_coco
 from modeling_radio.training.data.labeled.folders import (
+    SPLIT_NAMES,
     TRAIN,
     VALIDATION,
+    SplitNames,
     Tables,
     read_class_names,
     read_depth_folder,
@@ -32,10 +34,14 @@ from modeling_radio.training.data.labeled.folders import (
 )
 from modeling_radio.training.data.labeled.labels import (
     LabelReader,
+    check_known,
     check_numbers,
     find_problem_type,
+    named,
     number_classes,
+    number_known_classes,
     read_objects,
+    stated_categories,
     stated_names,
 )
 from modeling_radio.training.data.labeled.tables import (
@@ -55,6 +61,7 @@ from modeling_radio.tuning.settings import BALANCED, FinetuneSettings
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
+T = TypeVar("T")
 Sample = dict[str, Any]
 """`image`, a `tv_tensors.Image` of uint8 RGB, and its target: `label`, a number or a list; `mask` or `depth`, a
 `tv_tensors.Mask` `(height, width)`; or `boxes`, `tv_tensors.BoundingBoxes` with corners in pixels, `labels`, and where
@@ -72,7 +79,8 @@ class Targets:
 
     Attributes:
         columns: Usual names of the column of the labels; the first that exists is taken.
-        read_folder: Function that opens a path as tables by split, with the class names if the layout states them.
+        read_folder: Function of a path and the names of splits that returns tables by split, with the class names if
+            the layout states them.
         are_of_images: Whether a label belongs to a whole image: a class, several, or a number. Only these can be
             streamed.
         have_boxes: Whether objects have boxes.
@@ -82,7 +90,7 @@ class Targets:
     """
 
     columns: tuple[str, ...]
-    read_folder: Callable[[Path], tuple[Tables, tuple[str, ...]]]
+    read_folder: Callable[[Path, SplitNames], tuple[Tables, tuple[str, ...]]]
     are_of_images: bool = False
     have_boxes: bool = False
     have_outlines: bool = False
@@ -90,26 +98,26 @@ class Targets:
     allow_crops: bool = True
 
 
-def _read_class_folders(path: Path) -> tuple[Tables, tuple[str, ...]]:
+def _read_class_folders(path: Path, names: SplitNames) -> tuple[Tables, tuple[str, ...]]:
     if holds_coco(path):
         raise ValueError(
             f"{path} has COCO annotations, which are for the tasks object-detection and instance-segmentation; labels "
             "of whole images need a sub-folder of images for each class."
         )
-    return open_class_folders(path), ()
+    return open_class_folders(path, names), ()
 
 
 LABELS = Targets(("label", "labels", "class", "fine_label", "cls"), _read_class_folders, are_of_images=True)
 MASKS = Targets(
     ("mask", "annotation", "label", "labels", "segmentation", "semantic_segmentation"),
-    lambda path: (read_mask_folder(path), read_class_names(path) or ()),
+    lambda path, names: (read_mask_folder(path, names), read_class_names(path) or ()),
 )
 BOXES = Targets(("objects", "annotations"), partial(read_coco, with_masks=False), have_boxes=True)
 OUTLINES = replace(BOXES, read_folder=partial(read_coco, with_masks=True), have_outlines=True)
 # A crop zooms, and a zoom changes the apparent distance.
 DEPTH = Targets(
     ("depth", "depth_map"),
-    lambda path: (read_depth_folder(path), ()),
+    lambda path, names: (read_depth_folder(path, names), ()),
     have_classes=False,
     allow_crops=False,
 )
@@ -306,13 +314,16 @@ class LabeledStream:
         return split_dataset_by_node(images, self.rank, self.num_ranks)
 
 
-def collect(images: IterableDataset, column: ImageColumn, labels: LabelReader) -> Dataset:
+def collect(
+    images: IterableDataset, column: ImageColumn, labels: LabelReader, name: str = "validation image"
+) -> Dataset:
     """Return validation images, which are read repeatedly, as a table in memory: encoded, with their labels read.
 
     Args:
         images: A column of encoded images, and one of labels.
         column: Reader of the images.
         labels: Reader of the labels.
+        name: Name of an image in messages.
 
     Returns:
         Columns `image` and `target`.
@@ -323,15 +334,15 @@ def collect(images: IterableDataset, column: ImageColumn, labels: LabelReader) -
     from datasets import Dataset, Features, Image, List, Value
 
     kept, skipped = {"image": [], "target": []}, SkippedImages()
-    for index, row in enumerate(tqdm(images, desc="validation images", unit="image")):
-        image = column.read(row, f"validation image {index}")
+    for index, row in enumerate(tqdm(images, desc=f"{name}s", unit="image")):
+        image = column.read(row, f"{name} {index}")
         if skipped.decode(image, smallest_px=1) is not None:
             is_file = isinstance(image.content, Path)
             stored = {"bytes": None, "path": str(image.content)} if is_file else {"bytes": image.content, "path": None}
             kept["image"].append(stored)
             kept["target"].append(labels.read(row, image.name))
     if not kept["image"]:
-        raise ValueError(f"None of the validation images of {column.source!r} can be opened; the log names them.")
+        raise ValueError(f"None of the {name}s of {column.source!r} can be opened; the log names them.")
     target = {
         "regression": Value("float64"),
         "multi_label_classification": List(Value("int64")),
@@ -351,6 +362,9 @@ class LabeledImages:
         remark: A line about the source and its splits.
         problem_type: Kind of the labels of whole images; None for other targets.
         stream: Streamed training images; `train` is empty then.
+        source_names: Names of the ids in masks and objects where they differ from `class_names`; else empty.
+        measured: Name of an image of `validation` in messages.
+        is_whole: Whether `validation` are all images of a source that has no split to measure.
     """
 
     train: Dataset
@@ -359,6 +373,14 @@ class LabeledImages:
     remark: str
     problem_type: ProblemType | None = None
     stream: LabeledStream | None = None
+    source_names: tuple[str, ...] = ()
+    measured: str = "validation image"
+    is_whole: bool = False
+
+    def splits(self) -> list[tuple[str, Dataset]]:
+        """Return the splits that have images, each with the name of an image in messages."""
+        both = (("training image", self.train), (self.measured, self.validation))
+        return [(name, rows) for name, rows in both if len(rows)]
 
 
 def load_images(settings: FinetuneSettings, targets: Targets) -> LabeledImages:
@@ -397,6 +419,104 @@ def load_images(settings: FinetuneSettings, targets: Targets) -> LabeledImages:
     return LabeledImages(train, validation, class_names, remark, problem_type)
 
 
+def load_measured(
+    settings: FinetuneSettings, targets: Targets, known: tuple[str, ...], split: str | None = None
+) -> LabeledImages:
+    """Open labeled images to measure a model on.
+
+    Args:
+        settings: Source and columns.
+        targets: Kind of the labels.
+        known: The model's classes, to which those of the source are matched by name, or by id where it has no names.
+            Empty takes the source's own.
+        split: Split to measure; by default the source's own one for validation or testing, else all images.
+
+    Returns:
+        The images as `validation`; `train` is empty.
+
+    Raises:
+        ValueError: As `load_images`; or if there is no such split, or a class that the model does not know.
+    """
+    names = SPLIT_NAMES if split is None else {**SPLIT_NAMES, VALIDATION: (split,)}
+    if settings.streaming:
+        streams = open_streams(settings.data, names)
+        images = _collect_measured(settings, known, _chosen_split(streams, settings, split))
+        return replace(images, is_whole=split is None and VALIDATION not in streams)
+    tables, stated = _open(settings, targets, names)
+    images = _measured_table(settings, targets, known, _chosen_split(tables, settings, split), stated)
+    return replace(images, is_whole=split is None and VALIDATION not in tables)
+
+
+def _measured_table(
+    settings: FinetuneSettings, targets: Targets, known: tuple[str, ...], table: Dataset, stated: tuple[str, ...]
+) -> LabeledImages:
+    """Read the labels of a table; the layout of its source has `stated` the names of classes."""
+    image, target = _choose_columns(settings, targets, table.column_names)
+    table = readable_tables({"test": with_columns(table, {image: "image", target: "target"})})["test"]
+    if not targets.are_of_images:
+        return _measured(settings, table, known, source_names=_known_names(settings, targets, table, stated, known))
+    problem_type = find_problem_type(table)
+    if problem_type == "regression":
+        check_numbers({"test": table}, target)
+    elif known:
+        table = number_known_classes(table, target, known, settings.data)
+    else:
+        tables, known = number_classes({TRAIN: table}, target, None)
+        table = tables[TRAIN]
+    return _measured(settings, table, known, problem_type)
+
+
+def _measured(
+    settings: FinetuneSettings,
+    table: Dataset,
+    class_names: tuple[str, ...],
+    problem_type: ProblemType | None = None,
+    source_names: tuple[str, ...] = (),
+) -> LabeledImages:
+    remark = f"{settings.data}: {len(table)} images measured"
+    empty = cast("Dataset", table.select([]))
+    return LabeledImages(
+        empty, table, class_names, remark, problem_type, source_names=source_names, measured="test image"
+    )
+
+
+def _chosen_split(splits: Mapping[str, T], settings: FinetuneSettings, asked: str | None) -> T:
+    """Return the split to measure, of those of a source under our names."""
+    is_train = asked in SPLIT_NAMES[TRAIN] or (asked is None and VALIDATION not in splits)
+    found = splits.get(TRAIN if is_train else VALIDATION)
+    if found is None:
+        raise ValueError(f"{settings.data!r} has no split {asked or TRAIN!r}; it has {', '.join(splits)}.")
+    return found
+
+
+def _known_names(
+    settings: FinetuneSettings, targets: Targets, table: Dataset, stated: tuple[str, ...], known: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Return the source's names of ids in masks and objects; refuse classes that the model does not know."""
+    if not targets.have_classes:
+        return ()
+    where = f"`data` {settings.data!r}"
+    if not targets.have_boxes:
+        check_known(stated, known, where)
+        return stated
+    names = stated or stated_categories(table) or ()
+    objects = (read_objects(each, f"test image {row}", "category") for row, each in enumerate(table["target"]))
+    check_known((named(label, names) for each in objects for label in each), known, where)
+    return names
+
+
+def _collect_measured(settings: FinetuneSettings, known: tuple[str, ...], stream: IterableDataset) -> LabeledImages:
+    """Read a streamed split into memory."""
+    image, target = _choose_columns(settings, LABELS, list(stream.features or ()))
+    stream = _encoded(stream, image, target)
+    if known and find_problem_type(stream, target) != "regression":
+        labels = LabelReader(find_problem_type(stream, target), known, target, stated_names(stream, target) or ())
+    else:
+        labels = _label_reader(settings, stream, target)
+    table = collect(stream, ImageColumn(settings.data, image, is_listed(stream)), labels, "test image")
+    return _measured(settings, table, labels.names, labels.problem_type)
+
+
 def _split(
     settings: FinetuneSettings, targets: Targets, tables: Tables, problem_type: ProblemType | None
 ) -> tuple[Dataset, Dataset, str]:
@@ -424,8 +544,6 @@ def _split(
 
 def _load_streams(settings: FinetuneSettings, targets: Targets) -> LabeledImages:
     """Open the training images as a stream, and read the validation images into memory."""
-    from datasets import Image
-
     streams = open_streams(settings.data)
     if TRAIN not in streams or VALIDATION not in streams:
         raise ValueError(
@@ -433,13 +551,7 @@ def _load_streams(settings: FinetuneSettings, targets: Targets) -> LabeledImages
         )
     features = streams[TRAIN].features
     image, target = _choose_columns(settings, targets, list(features or ()))
-    images = {}
-    for split in (TRAIN, VALIDATION):
-        stream = streams[split]
-        assert stream.features is not None
-        if isinstance(stream.features[image], Image):
-            stream = stream.cast_column(image, Image(decode=False))
-        images[split] = stream.select_columns([image, target])
+    images = {split: _encoded(streams[split], image, target) for split in (TRAIN, VALIDATION)}
     labels, state = _label_reader(settings, images[TRAIN], target), PartialState()
     column = ImageColumn(settings.data, image, is_listed(images[TRAIN]))
     seed = derive_seed(settings.seed, "stream")
@@ -448,6 +560,16 @@ def _load_streams(settings: FinetuneSettings, targets: Targets) -> LabeledImages
     remark = f"{settings.data}: a stream of training images and {len(validation)} validation images (its own split)"
     empty = cast("Dataset", validation.select([]))
     return LabeledImages(empty, validation, labels.names, remark, labels.problem_type, labeled)
+
+
+def _encoded(stream: IterableDataset, image: str, target: str) -> IterableDataset:
+    """Return a stream of two columns, whose images are encoded."""
+    from datasets import Image
+
+    assert stream.features is not None
+    if isinstance(stream.features[image], Image):
+        stream = stream.cast_column(image, Image(decode=False))
+    return stream.select_columns([image, target])
 
 
 def _label_reader(settings: FinetuneSettings, images: IterableDataset, column: str) -> LabelReader:
@@ -484,7 +606,9 @@ def _require_distinct(class_names: tuple[str, ...]) -> None:
         )
 
 
-def _open(settings: FinetuneSettings, targets: Targets) -> tuple[Tables, tuple[str, ...]]:
+def _open(
+    settings: FinetuneSettings, targets: Targets, names: SplitNames = SPLIT_NAMES
+) -> tuple[Tables, tuple[str, ...]]:
     """Return the tables by split, and the class names if the layout states them."""
     class_names: tuple[str, ...] = ()
 
@@ -494,10 +618,10 @@ def _open(settings: FinetuneSettings, targets: Targets) -> tuple[Tables, tuple[s
             raise ValueError(
                 f"{settings.data!r} must be a folder, a .parquet or .tar file or a Hub id for {settings.task}."
             )
-        tables, class_names = targets.read_folder(path)
+        tables, class_names = targets.read_folder(path, names)
         return tables
 
-    return open_tables(settings.data, read_folder), class_names
+    return open_tables(settings.data, read_folder, names), class_names
 
 
 def _choose_columns(settings: FinetuneSettings, targets: Targets, existing: Sequence[str]) -> tuple[str, str]:

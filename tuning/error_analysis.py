@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -37,12 +38,12 @@ class PredictedExamples(NamedTuple):
     """Images of a split with the predictions of a model, on the CPU.
 
     Attributes:
-        images: RGB in [0, 1], `(count, 3, height, width)`.
+        images: RGB in [0, 1], `(count, 3, height, width)`; of several sizes each alone.
         predictions: Predictions of `FinetuningTask.compare`.
         references: Ground truth in the layout of the predictions.
     """
 
-    images: Tensor
+    images: Tensor | Sequence[Tensor]
     predictions: Tensor
     references: Tensor
 
@@ -79,7 +80,7 @@ def predict_examples(
 @on_any_background
 def draw_predictions(
     task: FinetuningTask,
-    images: Tensor,
+    images: Tensor | Sequence[Tensor],
     references: Tensor,
     predictions: Mapping[str, Tensor],
     notes: Sequence[str] | None = None,
@@ -90,7 +91,7 @@ def draw_predictions(
 
     Args:
         task: The task.
-        images: RGB in [0, 1], `(count, 3, height, width)`.
+        images: RGB in [0, 1], as in `PredictedExamples`.
         references: The truth, as in `PredictedExamples`.
         predictions: Predictions of each model by its title.
         notes: Remarks on the predictions for each image, above them.
@@ -98,7 +99,7 @@ def draw_predictions(
     rows, columns = task.covers_image + 1 + len(predictions), len(images)
     figure = Figure(figsize=(columns * IMAGE_INCHES, rows * IMAGE_INCHES), dpi=150, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
-    for column, image in enumerate(images.movedim(1, -1)):
+    for column, image in enumerate(each.movedim(0, -1) for each in images):
         *bare, truth = grid[: task.covers_image + 1, column]
         others = grid[task.covers_image + 1 :, column]
         for ax in bare:
@@ -121,21 +122,30 @@ def draw_predictions(
 
 def gather_evidence(task: FinetuningTask, model: nn.Module, examples: TableExamples) -> Evidence:
     """Run a model on all images of a split, on every rank: a sharded model gathers its weights as it runs."""
+    return join(itertools.starmap(task.evidence, compared_batches(task, model, examples)))
+
+
+def compared_batches(
+    task: FinetuningTask, model: nn.Module, examples: TableExamples, batch_size: int | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Run a model on all images of a split; yield the predictions and references of each batch, on the CPU.
+
+    Args:
+        task: The task.
+        model: The task's model, with or without adapters; it stays in evaluation mode.
+        examples: The split.
+        batch_size: Images of a batch; by default that of the settings.
+    """
     settings, device = task.settings, next(model.parameters()).device
-    loader = DataLoader(
-        examples, settings.batch_size, collate_fn=task.collate, num_workers=settings.num_workers, shuffle=False
-    )
-
-    def of_batches() -> Iterator[Evidence]:
-        for batch in tqdm(loader, desc="examination", leave=False):
-            inputs = cast(ModelInputs, send_to_device(batch, device))
-            with torch.no_grad():
-                outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
-            predictions, references = task.compare(outputs, inputs)
-            yield task.evidence(predictions.cpu(), references.cpu())
-
+    workers = settings.num_workers
+    loader = DataLoader(examples, batch_size or settings.batch_size, collate_fn=task.collate, num_workers=workers)
     model.eval()
-    return join(of_batches())
+    for batch in tqdm(loader, desc="examination", leave=False):
+        inputs = cast(ModelInputs, send_to_device(batch, device))
+        with torch.no_grad():
+            outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
+        predictions, references = task.compare(outputs, inputs)
+        yield predictions.cpu(), references.cpu()
 
 
 def fit_thresholds(task: FinetuningTask, evidence: Evidence) -> dict[str, Any]:
@@ -172,22 +182,38 @@ def draw_examination(
     task: FinetuningTask, model: nn.Module, examples: TableExamples, evidence: Evidence, folder: Path
 ) -> None:
     """Write the figures of a task; all ranks call it, and the first one writes."""
-    errors = evidence.errors
-    worst = errors.argsort(descending=True, stable=True)[:NUM_SHOWN].tolist()
-    found = predict_examples(task, model, examples, rows=worst)
-    if not PartialState().is_main_process:
-        return
+    found = predict_examples(task, model, examples, rows=worst_images(evidence))
+    if PartialState().is_main_process:
+        for name, figure in examination_figures(task, evidence, found).items():
+            write_file(folder / name, figure.savefig)
+
+
+def worst_images(evidence: Evidence) -> list[int]:
+    """Return the images with the largest errors, the worst first."""
+    return evidence.errors.argsort(descending=True, stable=True)[:NUM_SHOWN].tolist()
+
+
+def examination_figures(task: FinetuningTask, evidence: Evidence, found: PredictedExamples) -> dict[str, Figure]:
+    """Return the figures of a task by the name of their file.
+
+    Args:
+        task: The task.
+        evidence: Errors on all images.
+        found: The images of `worst_images`.
+    """
+    figures = {}
     if evidence.confusion is not None:
-        write_file(folder / CONFUSION, draw_confusion(evidence.confusion, task.class_names).savefig)
+        figures[CONFUSION] = draw_confusion(evidence.confusion, task.class_names)
     if evidence.ranking is not None and evidence.ranking.num_truths.any():
-        write_file(folder / CURVES, draw_precision_recall(evidence.ranking, task.class_names).savefig)
+        figures[CURVES] = draw_precision_recall(evidence.ranking, task.class_names)
+    errors, worst = evidence.errors, worst_images(evidence)
     are_right = [task.is_right(*pair) for pair in zip(found.predictions, found.references, strict=True)]
     words = {None: "", True: ", right", False: ", wrong"}
     notes = [f"{float(errors[row]):.3g}{words[is_right]}" for row, is_right in zip(worst, are_right, strict=True)]
     figure = draw_predictions(task, found.images, found.references, {task.error_name: found.predictions}, notes)
     which = f"The {len(worst)} of {len(errors)} images with the largest {task.error_name}"
     figure.suptitle(f"{which} (median of all: {float(errors.median()):.3g})", fontsize=8)
-    write_file(folder / WORST, figure.savefig)
+    return {**figures, WORST: figure}
 
 
 def save_images(examples: TableExamples, folder: Path) -> None:

@@ -33,7 +33,7 @@ from modeling_radio.tuning.models import (
     save_plain,
 )
 from modeling_radio.tuning.record import TuningRecord, record_run
-from modeling_radio.tuning.settings import FinetuneSettings
+from modeling_radio.tuning.settings import SETTINGS, FinetuneSettings
 from modeling_radio.tuning.tasks import find_task
 from modeling_radio.tuning.tasks.base import TableExamples, build_examples
 from modeling_radio.tuning.trainer import (
@@ -46,7 +46,7 @@ from modeling_radio.tuning.trainer import (
 )
 
 
-SETTINGS, RESULTS = "settings.json", "results.json"
+RESULTS = "results.json"
 NAME = "radio finetune"
 NOT_DECISIVE = ("output", "merge", "device")
 """Settings that may differ between the sessions of a run."""

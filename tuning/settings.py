@@ -15,6 +15,8 @@ from modeling_radio.tasks_radio import TASKS
 
 ADAPTER_METHODS = ("lora", "dora", "rslora")
 BALANCED = "balanced"
+SETTINGS = "settings.json"
+"""File of the settings in the folder of a run."""
 
 
 def read_size(text: str) -> tuple[int, int]:

@@ -402,7 +402,7 @@ def build_example(
 def build_examples(task: FinetuningTask, *, is_training: bool) -> TableExamples | StreamedExamples:
     """Return the training or validation images of a task as model inputs."""
     settings, images, weights = task.settings, task.images, None
-    rows, name = (images.train, "training image") if is_training else (images.validation, "validation image")
+    rows, name = (images.train, "training image") if is_training else (images.validation, images.measured)
     transform = build_transform(settings, task.targets, task.size, is_training=is_training)
     if is_training and images.stream is not None:
         return StreamedExamples(images.stream, task, transform, settings.seed, name)

@@ -151,8 +151,8 @@ class MultiLabelTask(ClassificationTask):
         super().__init__(settings, images)
         if not any(images.validation["target"]):
             raise ValueError(
-                f"No validation image of {settings.data!r} has a class, so that nothing can be measured: hold out more "
-                "images with `validation_share`, or label some of the source's own validation split."
+                f"No {images.measured} of {settings.data!r} has a class, so that nothing can be measured: label some "
+                "of them, or hold out more images with `validation_share`."
             )
 
     def config_fields(self) -> dict[str, Any]:

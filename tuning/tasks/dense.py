@@ -51,6 +51,7 @@ class SegmentationTask(FinetuningTask):
         ignore_index: Id of pixels without a loss and a score: `semantic_loss_ignore_index` of the settings' `config`,
             else 255.
         bare: Ids that drawings leave without a color: the background. It is class 0 where classes have no names.
+        own_ids: Id of each class of the source, where the source may number them in another way; else empty.
     """
 
     model_class = RadioForSemanticSegmentation
@@ -66,8 +67,11 @@ class SegmentationTask(FinetuningTask):
             raise ValueError(
                 f"`config.semantic_loss_ignore_index` must be the id of a class, got {self.ignore_index!r}."
             )
-        self._require_two_classes()
+        if len(images.train):
+            self._require_two_classes()
         self.bare = background_of(dict(enumerate(self.class_names))) if self.class_names else {0}
+        numbers = {name: number for number, name in enumerate(self.class_names)}
+        self.own_ids = [numbers[name] for name in images.source_names]
         self.class_names = self.class_names or tuple(f"class {number}" for number in range(self._count_classes()))
 
     @classmethod
@@ -120,7 +124,7 @@ class SegmentationTask(FinetuningTask):
     def _count_pixels(self) -> Tensor:
         counts = torch.zeros(len(self.class_names), dtype=torch.long)
         for where, mask in self._training_masks("class weights", MAX_COUNTED_MASKS):
-            self._check_ids(mask, where)
+            mask = self._number(mask, where)
             counts += mask[mask != self.ignore_index].bincount(minlength=len(counts))
         return counts
 
@@ -140,14 +144,14 @@ class SegmentationTask(FinetuningTask):
                 f"`size` must have at least two patches, got {height} x {width}: the batch norm of the linear head "
                 "cannot train on a batch of one. Raise it, or set config.segmentation_head=dpt."
             )
-        for name, rows in (("training image", self.images.train), ("validation image", self.images.validation)):
+        for name, rows in self.images.splits():
             for where, mask in _read_masks(rows, name, "ids of masks", MAX_COUNTED_MASKS):
-                self._check_ids(mask, where)
+                self._number(mask, where)
 
     def classes_of(self, rows: Any, name: str) -> list[list[int]] | None:
         classes = []
         for where, mask in _read_masks(rows, name, "classes of masks"):
-            self._check_ids(mask, where)
+            mask = self._number(mask, where)
             classes.append(mask[mask != self.ignore_index].unique().tolist())
         return classes
 
@@ -155,17 +159,19 @@ class SegmentationTask(FinetuningTask):
         image, where = self.read_image(row["image"], where), with_file(where, row["target"])
         mask = read_mask(row["target"], where)
         require_same_size(image, mask, where, "mask")
-        self._check_ids(mask, where)
-        return {"image": image, "mask": tv_tensors.Mask(mask)}
+        return {"image": image, "mask": tv_tensors.Mask(self._number(mask, where))}
 
-    def _check_ids(self, mask: Tensor, where: str) -> None:
-        num_classes = len(self.class_names)
+    def _number(self, mask: Tensor, where: str) -> Tensor:
+        """Return a mask with the ids of `class_names`; refuse others."""
+        num_classes = len(self.own_ids) or len(self.class_names)
         wrong = mask[((mask < 0) | (mask >= num_classes)) & (mask != self.ignore_index)]
         if len(wrong):
             raise ValueError(
                 f"The mask of {where} has the id {int(wrong.max())}, but there are {num_classes} classes (ids 0 to "
                 f"{num_classes - 1}; {self.ignore_index} is ignored): correct it, or give all `classes`."
             )
+        is_class = mask != self.ignore_index
+        return torch.tensor(self.own_ids)[mask.where(is_class, 0)].where(is_class, mask) if self.own_ids else mask
 
     def labels(self, sample: Sample) -> Tensor:
         return sample["mask"].as_subclass(Tensor)
@@ -228,7 +234,7 @@ class DepthTask(FinetuningTask):
     def __init__(self, settings: FinetuneSettings, images: LabeledImages):
         super().__init__(settings, images)
         self.class_names = ()
-        for name, table in (("training image", images.train), ("validation image", images.validation)):
+        for name, table in images.splits():
             target = read_row(cast(Any, table).select_columns(["target"]), 0, name)["target"]
             self._read_depth(target, f"{name} 0")
 

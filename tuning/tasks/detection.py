@@ -21,7 +21,13 @@ from modeling_radio import RadioConfig, RadioForInstanceSegmentation, RadioForOb
 from modeling_radio.checks_radio import Resolution
 from modeling_radio.detection_radio import check_num_queries
 from modeling_radio.post_processing_radio import fill_run_lengths
-from modeling_radio.training.data.labeled.labels import OBJECT_KEYS, class_ids, name_classes, read_objects
+from modeling_radio.training.data.labeled.labels import (
+    class_ids,
+    name_classes,
+    named,
+    read_objects,
+    stated_categories,
+)
 from modeling_radio.training.data.labeled.tables import image_paths
 from modeling_radio.tuning.data import BOXES, OUTLINES, LabeledImages, Sample
 from modeling_radio.tuning.settings import FinetuneSettings
@@ -70,7 +76,7 @@ class DetectionTask(FinetuningTask):
 
     def __init__(self, settings: FinetuneSettings, images: LabeledImages):
         super().__init__(settings, images)
-        for name, table in (("training", images.train), ("validation", images.validation)):
+        for name, table in images.splits():
             self._check_objects(table, name)
         self.class_names = self.class_names or _category_names(images.train)
         self.ids = {name: number for number, name in enumerate(self.class_names)}
@@ -78,7 +84,7 @@ class DetectionTask(FinetuningTask):
     def _check_objects(self, rows: Any, name: str) -> None:
         """Refuse a split without boxes, or all of whose boxes are shares of the image."""
         has_boxes = False
-        for where, objects in _named_objects(rows, f"{name} image"):
+        for where, objects in _named_objects(rows, name):
             for part in self.parts:
                 read_objects(objects, where, part)
             boxes = _read_boxes(objects, where)
@@ -86,9 +92,9 @@ class DetectionTask(FinetuningTask):
                 return
             has_boxes = has_boxes or len(boxes) > 0
         if not has_boxes:
-            raise ValueError(f"{self.settings.data!r} has no boxes in its {name} images.")
+            raise ValueError(f"{self.settings.data!r} has no boxes in its {name}s.")
         raise ValueError(
-            f"The boxes of the {name} images of {self.settings.data!r} have no number above 1: they seem to be shares "
+            f"The boxes of the {name}s of {self.settings.data!r} have no number above 1: they seem to be shares "
             "of the image. Multiply them by its width and height: boxes are in pixels."
         )
 
@@ -103,30 +109,31 @@ class DetectionTask(FinetuningTask):
                 label is no class.
         """
         most, largest = 0, ""
-        for name, rows in (("training image", self.images.train), ("validation image", self.images.validation)):
+        for name, rows in self.images.splits():
             for where, objects in _named_objects(rows, name):
                 boxes = self._read_corners(objects, where)
                 self._check_boxes(boxes, None, where)
-                class_ids(read_objects(objects, where, "category"), self.ids, where)
+                self._class_ids(objects, where)
                 if len(boxes) > most:
                     most, largest = len(boxes), where
         limit = model.config.detection_num_queries
-        if most > limit:
+        if most > limit and len(self.images.train):
             raise ValueError(
                 f"No more than {limit} objects, `detection_num_queries`, can be found in one image, but {largest} has "
                 f"{most}, the most of all: set `config.detection_num_queries={most}`, or leave that image out."
             )
 
     def classes_of(self, rows: Any, name: str) -> list[list[int]] | None:
-        return [
-            class_ids(read_objects(objects, where, "category"), self.ids, where)
-            for where, objects in _named_objects(rows, name)
-        ]
+        return [self._class_ids(objects, where) for where, objects in _named_objects(rows, name)]
+
+    def _class_ids(self, objects: Any, where: str) -> list[int]:
+        labels = read_objects(objects, where, "category")
+        return class_ids([named(label, self.images.source_names) for label in labels], self.ids, where)
 
     def read(self, row: Mapping[str, Any], where: str) -> Sample:
         image, where = self.read_image(row["image"], where), with_file(where, row["image"])
         boxes = self._read_corners(row["target"], where)
-        labels = class_ids(read_objects(row["target"], where, "category"), self.ids, where)
+        labels = self._class_ids(row["target"], where)
         if len(labels) != len(boxes):
             raise ValueError(f"The objects of {where} have {len(boxes)} boxes but {len(labels)} classes.")
         height, width = image.shape[-2:]
@@ -227,9 +234,10 @@ class DetectionScore:
 
     def update(self, predictions: Tensor, references: Tensor) -> None:
         """Add a batch of rows in the layout of `DetectionTask`."""
-        self.metric.update([self._unpack(rows) for rows in predictions], [self._unpack(rows) for rows in references])
+        self.metric.update([self.unpack(rows) for rows in predictions], [self.unpack(rows) for rows in references])
 
-    def _unpack(self, rows: Tensor) -> dict[str, Tensor]:
+    def unpack(self, rows: Tensor) -> dict[str, Tensor]:
+        """Return the objects of one image as torchmetrics takes them: `boxes` in pixels, `labels`, `scores`."""
         rows = rows[rows[:, 4] != NO_OBJECT]
         return {"boxes": rows[:, :4] * self.scale, "labels": rows[:, 4].long(), "scores": rows[:, 5]}
 
@@ -289,16 +297,9 @@ def _read_boxes(objects: Any, where: str) -> Tensor:
 
 def _category_names(rows: Any) -> tuple[str, ...]:
     """Return the names of the classes: those of a `ClassLabel` of the column of objects, else those that occur."""
-    from datasets import ClassLabel, List
-
-    feature = rows.features["target"]
-    while isinstance(feature, List):
-        feature = feature.feature
-    category = next((feature[key] for key in OBJECT_KEYS["category"] if key in feature), None)
-    while isinstance(category, List):
-        category = category.feature
-    if isinstance(category, ClassLabel):
-        return tuple(category.names)
+    stated = stated_categories(rows)
+    if stated is not None:
+        return stated
     objects = _named_objects(rows, "training image")
     return name_classes(label for where, each in objects for label in read_objects(each, where, "category"))
 
@@ -382,9 +383,10 @@ class InstanceSegmentationScore(DetectionScore):
         self.metric = MeanAveragePrecision(iou_type=("bbox", "segm"), sync_on_compute=False)
         self.mask_size = mask_size
 
-    def _unpack(self, rows: Tensor) -> dict[str, Tensor]:
+    def unpack(self, rows: Tensor) -> dict[str, Tensor]:
+        """Return the objects of one image as torchmetrics takes them, with `masks` and `area`."""
         masks = unpack_masks(rows[rows[:, 4] != NO_OBJECT], self.mask_size)
-        return {**super()._unpack(rows), "masks": masks, "area": masks.sum(dim=(1, 2)) * MASK_STRIDE**2}
+        return {**super().unpack(rows), "masks": masks, "area": masks.sum(dim=(1, 2)) * MASK_STRIDE**2}
 
     def compute(self) -> dict[str, Tensor]:
         """Return the metrics of `DetectionScore` for boxes, and those of masks with the prefix `mask_`."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modeling_radio.training.data.labeled.folders import SPLIT_NAMES, TRAIN, Tables
+from modeling_radio.training.data.labeled.folders import SPLIT_NAMES, TRAIN, SplitNames, Tables
 
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ LARGEST_NUMBER = float(np.finfo(np.float32).max)
 """Largest number of a box: they are stored in float32."""
 
 
-def read_coco(source: Path, *, with_masks: bool) -> tuple[Tables, tuple[str, ...]]:
+def read_coco(source: Path, splits: SplitNames = SPLIT_NAMES, *, with_masks: bool) -> tuple[Tables, tuple[str, ...]]:
     """Read COCO detection annotations; columns `image` and `objects` with `bbox` (x, y, width, height) and `category`.
 
     Crowds are left out, and so are boxes without an area, of which COCO has a few; the log counts the latter. Symbolic
@@ -38,8 +38,9 @@ def read_coco(source: Path, *, with_masks: bool) -> tuple[Tables, tuple[str, ...
 
     Args:
         source: A json file, its images beside it or in `images/`; or a folder: `annotations/instances_train2017.json`
-            with `train2017/`, `train/_annotations.coco.json` with the images beside it, or `annotations.json` with
-            `images/`.
+            with `train2017/`, `train/_annotations.coco.json` with the images beside it; or one split alone,
+            `annotations.json` with `images/`, or `_annotations.coco.json` with the images beside it.
+        splits: Possible names of each split.
         with_masks: Whether objects also have a `segmentation`: COCO's polygons or run lengths as JSON, which fits both
             and takes far less room than pixels.
 
@@ -51,7 +52,7 @@ def read_coco(source: Path, *, with_masks: bool) -> tuple[Tables, tuple[str, ...
             its place, two images or two categories share an id, an image is missing or named out of its folder, or a
             split has several files.
     """
-    files = {TRAIN: source} if source.suffix == ".json" and source.is_file() else _only_files(source)
+    files = {TRAIN: source} if source.suffix == ".json" and source.is_file() else _only_files(source, splits)
     if TRAIN not in files:
         raise ValueError(
             f"{source} has no COCO annotations: give a json file, or a folder with annotations/instances_train*.json, "
@@ -84,8 +85,8 @@ def holds_coco(folder: Path) -> bool:
     return True
 
 
-def _only_files(folder: Path) -> dict[str, Path]:
-    found = _find_files(folder)
+def _only_files(folder: Path, splits: SplitNames) -> dict[str, Path]:
+    found = _find_files(folder, splits)
     for split, paths in found.items():
         if len(paths) > 1:
             names = ", ".join(str(path.relative_to(folder)) for path in paths)
@@ -96,10 +97,10 @@ def _only_files(folder: Path) -> dict[str, Path]:
     return {split: paths[0] for split, paths in found.items()}
 
 
-def _find_files(folder: Path) -> dict[str, list[Path]]:
+def _find_files(folder: Path, splits: SplitNames = SPLIT_NAMES) -> dict[str, list[Path]]:
     """Return the files of each split, those of its first name that has any."""
     found = {}
-    for split, names in SPLIT_NAMES.items():
+    for split, names in splits.items():
         candidates = [
             [
                 *sorted((folder / "annotations").glob(f"instances_{name}*.json")),
@@ -109,7 +110,8 @@ def _find_files(folder: Path) -> dict[str, list[Path]]:
         ]
         found[split] = next(filter(None, candidates), [])
     if not found[TRAIN]:
-        found[TRAIN] = list(folder.glob("annotations.json"))
+        alone = ("annotations.json", "_annotations.coco.json")
+        found[TRAIN] = next(filter(None, (list(folder.glob(name)) for name in alone)), [])
     return {split: paths for split, paths in found.items() if paths}
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from modeling_radio.core.errors import first_few
 from modeling_radio.heads_radio import ProblemType
 from modeling_radio.image_processing_radio import UNREADABLE, load_upright, open_image_file
 from modeling_radio.training.data.labeled.folders import TRAIN, Tables
@@ -30,6 +31,8 @@ OBJECT_KEYS = {
 """Usual names of the parts of objects; the first that exists is taken."""
 
 Label = str | int
+MOST_NAMED = 10
+"""Our choice: classes in a message."""
 MAX_UNNAMED = 10_000
 """Our choice, the number of classes of iNaturalist: more need labels with at least half of the ids, or names."""
 
@@ -126,6 +129,56 @@ def stated_names(table: Dataset | IterableDataset, column: str = "target") -> tu
     return tuple(feature.names) if isinstance(feature, ClassLabel) else None
 
 
+def stated_categories(table: Dataset) -> tuple[str, ...] | None:
+    """Return the names of classes in the type of a column of objects, or None if it has none."""
+    from datasets import ClassLabel, List
+
+    feature: Any = table.features["target"]
+    while isinstance(feature, List):
+        feature = feature.feature
+    category = next((feature[key] for key in OBJECT_KEYS["category"] if key in feature), None)
+    while isinstance(category, List):
+        category = category.feature
+    return tuple(category.names) if isinstance(category, ClassLabel) else None
+
+
+def number_known_classes(table: Dataset, column: str, known: Sequence[str], source: str) -> Dataset:
+    """Return a table whose labels are ids of the classes that a model knows, found by name where labels have names.
+
+    Args:
+        table: The column `target` has a name or an id for each image, or a list of them.
+        column: The source's name of that column.
+        known: Names of the model's classes.
+        source: The user's name of the data.
+
+    Raises:
+        ValueError: If a label is missing, or a class that the model does not know.
+    """
+    names = stated_names(table, "target")
+    labels = [[named(label, names) for label in image] for image in _read_labels(table, "test", column)]
+    check_known((label for image in labels for label in image), known, f"`data` {source!r}")
+    ids = {name: number for number, name in enumerate(known)}
+    numbers = [_number(image, ids, _name("test", index, column)) for index, image in enumerate(labels)]
+    return _with_numbers(table, numbers)
+
+
+def named(label: Label, names: Sequence[str] | None) -> Label:
+    """Return the name of a class that is given by its id in the source, if the source names its ids."""
+    return names[label] if names and isinstance(label, int) and 0 <= label < len(names) else label
+
+
+def check_known(labels: Iterable[Label], known: Sequence[str], where: str) -> None:
+    """Raise a `ValueError` that names `where`, and the labels of classes that a model does not know."""
+    ids = range(len(known))
+    unknown = {label for label in labels if label not in (ids if isinstance(label, int) else known)}
+    if unknown:
+        shown, own = (first_few(list(map(repr, each)), MOST_NAMED) for each in (sorted(unknown, key=str), known))
+        raise ValueError(
+            f"{where} has classes that the model does not know: {shown}. It knows {own}. Leave these images out, or "
+            "rename the classes."
+        )
+
+
 def name_classes(labels: Iterable[Label]) -> tuple[str, ...]:
     """Return the names among labels, sorted; for ids, a name for each up to the largest.
 
@@ -167,11 +220,14 @@ class LabelReader:
         problem_type: The problem that they are for.
         names: Names of the classes in the order of their ids; empty for regression.
         column: Their column.
+        source_names: Names of the ids in the source, if it has any, where `names` are those of a model to measure;
+            None where ids are those of `names`.
     """
 
     problem_type: ProblemType
     names: tuple[str, ...]
     column: str
+    source_names: tuple[str, ...] | None = None
 
     def read(self, row: Mapping[str, Any], image: str) -> float | int | list[int]:
         """Return the label of a row for a task: a number, the id of a class, or several.
@@ -184,7 +240,11 @@ class LabelReader:
             _check_number(label, image)
             return label
         has_lists = self.problem_type == "multi_label_classification"
-        numbers = _number(_read_label(label, image, has_lists=has_lists), self._ids, image)
+        labels = _read_label(label, image, has_lists=has_lists)
+        if self.source_names is not None:
+            labels = [named(each, self.source_names) for each in labels]
+            check_known(labels, self.names, f"The label of {image}")
+        numbers = _number(labels, self._ids, image)
         return numbers if has_lists else numbers[0]
 
     @cached_property

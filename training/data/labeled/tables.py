@@ -94,11 +94,12 @@ def _with_own_files(tables: Tables, source: str) -> Tables:
     return tables
 
 
-def open_streams(source: str) -> Streams:
+def open_streams(source: str, names: SplitNames = SPLIT_NAMES) -> Streams:
     """Open a source to be read in order, without a copy on the disk.
 
     Args:
         source: A `.parquet` or `.tar` file, or a pattern or a folder of them; or a data set of the Hub.
+        names: Possible names of each split.
 
     Returns:
         The streams by split, as `open_tables` returns tables; each knows its columns.
@@ -107,7 +108,7 @@ def open_streams(source: str) -> Streams:
         ValueError: If nothing is there, it cannot be opened, or it is laid out in another way.
     """
     path = Path(source).expanduser()
-    streams = _open_shards_or_hub(source, path, SPLIT_NAMES, streaming=True)
+    streams = _open_shards_or_hub(source, path, names, streaming=True)
     if streams is None:
         raise ValueError(
             f"`streaming` needs {' or '.join(BUILDERS)} files or a data set of the Hub, got {source!r}, which is not "
