@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets import Dataset, List, Value
+from datasets import ClassLabel, Dataset, List, Value
 from matplotlib.figure import Figure
 from PIL import Image
 from pycocotools.coco import COCO
@@ -15,6 +15,7 @@ from sklearn.metrics import average_precision_score
 from tiny_tuning import TINY_DETECTOR, TINY_DPT, run_settings, save_splits
 from tuning_fixtures import _short_and_apart
 
+from modeling_radio import RadioConfig, RadioForImageClassification
 from modeling_radio.api import evaluate, predict
 from modeling_radio.core.timing import Clock
 from modeling_radio.metrics.results import STUDENT, Results
@@ -282,3 +283,53 @@ def test_objects(task, base, tmp_path, monkeypatch):
     for answer, reply in zip(found.values(), served(tmp_path / "run", files), strict=True):
         certain = [each["label"] for each in answer["objects"] if each["score"] > 0.5]
         assert [each["label"] for each in reply["objects"]][: len(certain)] == certain
+
+
+@pytest.fixture
+def classifier(save_tuned):
+    """A random classifier of images of any shape, and its classes."""
+    folder = save_tuned(RadioForImageClassification)
+    return folder, list(RadioConfig.from_pretrained(folder).id2label.values())
+
+
+def class_folders(folder, names):
+    """Two pictures of each class."""
+    for number, name in enumerate([*names, *names]):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        picture(number).save(folder / name / f"{number}.png")
+    return folder
+
+
+def test_images_of_any_source_are_measured(classifier, tmp_path):
+    """Ids of a source with names of its own are found by name; a stream has the numbers of a table."""
+    checkpoint, names = classifier
+    data = class_folders(tmp_path / "data", names[::-1])
+    scores = measure(checkpoint, data)
+    answers = answers_of(checkpoint, data, tmp_path / "answers").items()
+    is_right = [each["classes"][0]["label"] == name.partition("/")[0] for name, each in answers]
+    assert scores["accuracy"] == pytest.approx(np.mean(is_right))
+    turned = ClassLabel(names=names[::-1])
+    labels = [turned.str2int(path.parent.name) for path in sorted(data.rglob("*.png"))]
+    images = [Image.open(path) for path in sorted(data.rglob("*.png"))]
+    table = Dataset.from_dict({"image": images, "cls": labels}).cast_column("cls", turned)
+    table.to_parquet(tmp_path / "test.parquet")
+    assert measure(checkpoint, tmp_path / "test.parquet", label_column="cls") == pytest.approx(scores)
+    assert measure(checkpoint, tmp_path / "test.parquet", streaming=True) == pytest.approx(scores)
+    assert measure(checkpoint, data, max_images=2)["accuracy"] in (0, 0.5, 1)
+    of_backbone = measure(checkpoint, data, tasks=["knn"], neighbors=1)
+    assert of_backbone.keys() != scores.keys()
+
+
+def test_what_cannot_be_measured_is_refused(classifier, tmp_path):
+    checkpoint, names = classifier
+    data = class_folders(tmp_path / "data", [names[0], "unicorn"])
+    with pytest.raises(ValueError, match=r"`data`.*'unicorn'"):
+        measure(checkpoint, data)
+    save_splits(tmp_path / "several", List(Value("string")), [[names[0]]], [[names[0]], []])
+    with pytest.raises(ValueError, match=r"`data`.*multi_label"):
+        measure(checkpoint, tmp_path / "several")
+    for option in ({"neighbors": 3}, {"compare": ["pixels"]}, {"mask_column": "mask"}, {"base": "x"}, {"size": 10_000}):
+        with pytest.raises(ValueError, match=f"`{next(iter(option))}`"):
+            measure(checkpoint, class_folders(tmp_path / "known", names), **option)
+    with pytest.raises(ValueError, match="no split 'night'"):
+        measure(checkpoint, tmp_path / "known", test_split="night")
