@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import box_iou
 
 from modeling_radio import TASK_MODELS, RadioConfig
 from modeling_radio.checks_radio import read_json
@@ -174,7 +173,8 @@ def _open_task(settings: EvaluationSettings, name: str, opened: Opened) -> tuple
         data=str(settings.data),
         size=input_size(opened, settings.size),
         streaming=settings.streaming,
-        **({"steps": 1, "evaluate_every": 1} if settings.streaming else {}),  # which a stream to train on needs
+        steps=1,  # this and the next line: a stream to train on needs them
+        evaluate_every=1,
         image_column=settings.image_column,
         target_column=getattr(settings, _column_of(name)),
         box_format=settings.box_format,
@@ -214,8 +214,8 @@ def input_size(opened: Opened, shorter_px: int | None = None) -> tuple[int, int]
     Raises:
         ValueError: If the model does not take images of `shorter_px`.
     """
-    size, config = opened.processor.size, opened.model.config
-    sides = (size.height, size.width) if _has_fixed_size(opened) else config.preferred_resolution
+    config = opened.model.config
+    sides = _fixed_size(opened) or config.preferred_resolution
     if shorter_px is not None:
         step, scale = config.resolution_step, shorter_px / min(sides)
         sides = [max(round(side * scale / step), 1) * step for side in sides]
@@ -224,8 +224,10 @@ def input_size(opened: Opened, shorter_px: int | None = None) -> tuple[int, int]
     return height, width
 
 
-def _has_fixed_size(opened: Opened) -> bool:
-    return bool(opened.processor.size.height and opened.processor.size.width)
+def _fixed_size(opened: Opened) -> tuple[int, int] | None:
+    """Return the height and width to which the processor resizes all images; None where they keep their shape."""
+    size: Any = opened.processor.size  # declared as a union
+    return (size.height, size.width) if size.height and size.width else None
 
 
 def _held_out(settings: EvaluationSettings, asked: FinetuneSettings, known: tuple[str, ...]) -> LabeledImages | None:
@@ -295,7 +297,7 @@ class _Answers:
 
     def __init__(self, task: FinetuningTask, opened: Opened, settings: EvaluationSettings):
         self.task, self.opened, self.settings = task, opened, settings
-        self.has_own_sizes = not _has_fixed_size(opened) and settings.size is None and task.targets.are_of_images
+        self.has_own_sizes = _fixed_size(opened) is None and settings.size is None and task.targets.are_of_images
         transform = _OwnSize(opened, task) if self.has_own_sizes else None
         if transform is None:
             transform = build_transform(task.settings, task.targets, task.size, is_training=False)
@@ -331,8 +333,8 @@ class _Answers:
         batch_size = 1 if self.has_own_sizes else None
         for predictions, references in compared_batches(self.task, self.opened.model, self.examples, batch_size):
             self.score.update(predictions, references)
-            if isinstance(self.tally, ObjectTally):
-                add_objects(self.tally, self.score, predictions, references)
+            if isinstance(self.score, DetectionScore):
+                self.tally.add(*unpacked_rows(self.score, predictions, references))
             else:
                 self.tally.add(predictions, references)
             yield self.task.evidence(predictions, references)
@@ -407,26 +409,13 @@ def build_tally(task: FinetuningTask, temperature: float = 1.0) -> Tally:
     return ClassTally(num_classes, temperature) if found is None else found()
 
 
-def add_objects(tally: ObjectTally, score: DetectionScore, predictions: Tensor, references: Tensor) -> None:
-    """Add a batch of rows, in the layout of `DetectionTask`."""
-    for rows, true_rows in zip(predictions, references, strict=True):
-        found, true = score.unpack(rows), score.unpack(true_rows)
-        overlaps = {"": box_iou(found["boxes"], true["boxes"])}
-        if "masks" in found:
-            overlaps["mask_"] = mask_iou(found["masks"], true["masks"])
-        tally.add_image(found["labels"], found["scores"], true["labels"], overlaps)
-
-
-def mask_iou(masks: Tensor, others: Tensor) -> Tensor:
-    """Return the intersections over union of boolean masks `(count, height, width)`; 0 for two empty ones."""
-    one, other = masks.flatten(1).double(), others.flatten(1).double()
-    shared = one @ other.T
-    return shared / (one.sum(1)[:, None] + other.sum(1) - shared).clamp(min=1)
+def unpacked_rows(score: DetectionScore, *batches: Tensor) -> list[list[dict[str, Tensor]]]:
+    """Return the objects of each image of batches of rows, in the layout of `DetectionTask`."""
+    return [[score.unpack(rows) for rows in batch] for batch in batches]
 
 
 def _image_names(task: FinetuningTask, rows: Sequence[int]) -> list[str]:
     """Return the files of images, in the folder of the data, or their numbers."""
     paths, folder = image_paths(task.images.validation, "image"), Path(task.settings.data).expanduser()
-    return [
-        f"{task.images.measured} {row}" if paths[row] is None else path_within(Path(paths[row]), folder) for row in rows
-    ]
+    named = ((row, paths[row]) for row in rows)
+    return [f"{task.images.measured} {row}" if path is None else path_within(Path(path), folder) for row, path in named]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torchvision.ops import box_iou
 
 from modeling_radio.metrics.dense import (
     IGNORE_INDEX,
@@ -33,13 +34,17 @@ MOST_OBJECTS = 100
 
 
 class Tally(ABC):
-    """Scores of one task, over any number of images, which methods `add` of the subclasses take in batches.
+    """Scores of one task, over any number of images, in batches.
 
     Attributes:
         constant_name: The answer of `constant` in words; empty where there is none.
     """
 
     constant_name: ClassVar[str] = ""
+
+    @abstractmethod
+    def add(self, predictions: Any, references: Any) -> None:
+        """Add a batch in the format of the task, one entry of both for each image."""
 
     @property
     @abstractmethod
@@ -284,7 +289,7 @@ class ObjectTally(Tally):
 
     Args:
         num_classes: Number of classes.
-        kinds: Prefixes of the scores, one for each kind of overlap, such as "" for boxes and "mask_".
+        kinds: Prefixes of the scores, keys of `KINDS`.
 
     References:
         `COCOeval` of pycocotools, of which the sizes of objects and crowds are left out.
@@ -295,18 +300,20 @@ class ObjectTally(Tally):
         self._truths: list[Tensor] = []  # (num_classes,) of each image
         self._found: list[dict[str, Tensor]] = []
 
-    def add_image(self, classes: Tensor, scores: Tensor, true_classes: Tensor, overlaps: Mapping[str, Tensor]) -> None:
-        """Add the objects of one image.
+    def add(self, predictions: Sequence[Mapping[str, Tensor]], references: Sequence[Mapping[str, Tensor]]) -> None:
+        """Add a batch: for each image the predicted and the true objects, as torchmetrics takes them.
 
         Args:
-            classes: Ids of the predicted objects, `(num_predictions,)`.
-            scores: Their scores.
-            true_classes: Ids of the true objects, `(num_objects,)`.
-            overlaps: Intersections over union of both for each kind, `(num_predictions, num_objects)`.
+            predictions: `labels`, `scores`, `boxes` (left, top, right, bottom), and `masks` for that kind.
+            references: The same without scores.
         """
-        kept = _most_certain(classes, scores)
-        classes, scores = classes[kept], scores[kept]
-        hits = {kind: match(classes, true_classes, overlaps[kind][kept]) for kind in self.kinds}
+        for found, true in zip(predictions, references, strict=True):
+            self._add_image(found, true)
+
+    def _add_image(self, found: Mapping[str, Tensor], true: Mapping[str, Tensor]) -> None:
+        kept, true_classes = _most_certain(found["labels"], found["scores"]), true["labels"]
+        classes, scores = found["labels"][kept], found["scores"][kept]
+        hits = {kind: match(classes, true_classes, KINDS[kind](found, true)[kept]) for kind in self.kinds}
         image = torch.full((len(classes),), len(self._truths))
         self._truths.append(true_classes.bincount(minlength=self.num_classes))
         self._found.append({"classes": classes, "scores": scores.double(), "images": image, **hits})
@@ -345,6 +352,20 @@ class ObjectTally(Tally):
                 values = interpolated_precision(times, hits[:, index], truths)
                 precision[:, number, index], recall[:, number, index] = values
         return precision, recall
+
+
+def mask_iou(masks: Tensor, others: Tensor) -> Tensor:
+    """Return the intersections over union of boolean masks `(count, height, width)`; 0 for two empty ones."""
+    one, other = masks.flatten(1).double(), others.flatten(1).double()
+    shared = one @ other.T
+    return shared / (one.sum(1)[:, None] + other.sum(1) - shared).clamp(min=1)
+
+
+KINDS: dict[str, Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Tensor]] = {
+    "": lambda found, true: box_iou(found["boxes"], true["boxes"]),
+    "mask_": lambda found, true: mask_iou(found["masks"], true["masks"]),
+}
+"""Intersections over union of predicted and true objects: of boxes and of masks."""
 
 
 def _rates(counts: Mapping[str, Tensor]) -> dict[str, Tensor]:

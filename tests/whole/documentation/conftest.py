@@ -68,9 +68,8 @@ def world(tmp_path_factory):
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("world")
     shutil.copy(PHOTOGRAPH, folder / "photo.jpg")
-    demo = RadioConfig.from_preset(
-        "radio-test", num_hidden_layers=6, adaptors=[{"name": name, **HEAD} for name in DEMO_TEACHERS], **SMALL_DETECTOR
-    )
+    fields = {"adaptors": [{"name": name, **HEAD} for name in DEMO_TEACHERS], "id2label": {0: "blue", 1: "red"}}
+    demo = RadioConfig.from_preset("radio-test", num_hidden_layers=6, **fields, **SMALL_DETECTOR)
     save_with_processor(RadioModel(demo), folder / "runs" / "demo" / "final")
     for name, model_class in TUNED.items():
         save_with_processor(model_class(demo), folder / "runs" / name / "merged")
