@@ -125,6 +125,12 @@ class CrossAttentionLayer(nn.Module):
         return tokens + self.mlp_ls(self.mlp(self.mlp_norm(tokens)))
 
 
+def _from_edge_to_edge(count: int, device: torch.device) -> Tensor:
+    """Return evenly spaced coordinates from -1 to 1, or -1 alone; the number may be a symbol, unlike `linspace`'s."""
+    steps = torch.arange(count, device=device, dtype=torch.float32)
+    return 2 * steps / steps[-1:].clamp(min=1) - 1
+
+
 class CrossAttentionHead(nn.Module):
     """Answers for a teacher's summary and its features, on the teacher's grid."""
 
@@ -165,8 +171,7 @@ class CrossAttentionHead(nn.Module):
         target = self.target_grid((rows, cols))
         if homography is None:
             homography = torch.eye(3, device=features.device).expand(batch_size, 3, 3)
-        y, x = (torch.linspace(-1, 1, count, device=features.device) for count in target)
-        y, x = torch.meshgrid(y, x, indexing="ij")
+        y, x = torch.meshgrid(*(_from_edge_to_edge(count, features.device) for count in target), indexing="ij")
         points = torch.stack([x, y, torch.ones_like(x)], dim=-1).flatten(0, 1)
         warps = homography.float()
         if self.is_rounded:  # see `NavitOptions.rounded_angles`: of the product of matrices and what is made of it
@@ -181,8 +186,8 @@ class CrossAttentionHead(nn.Module):
         front = torch.stack([warp_token.to(features), token.to(features)], dim=1)
         tokens = torch.cat([front, sampled[..., 0].transpose(1, 2)], dim=1)
 
-        last = torch.tensor([rows - 1, cols - 1], device=features.device)
-        cells = (places.flip(-1) + 1) / 2 * last
+        x, y = places.unbind(-1)
+        cells = torch.stack([(y + 1) / 2 * (rows - 1), (x + 1) / 2 * (cols - 1)], dim=-1)
         positions = torch.cat([cells.new_full((batch_size, _PREFIX, 2), -1.0), cells], dim=1)
         of_patches = grid_positions(Resolution(rows, cols), 0, features.device)[None]
         size, base, fraction = width // self.options.num_heads, self.options.rope_base, self.options.rope_fraction

@@ -228,10 +228,10 @@ def fingerprint(*overrides: str, name: str = "demo") -> str:
 def test_the_decisive_part_is_what_decides_the_weights() -> None:
     """Where it moves by more than a new field (other names or types), runs are refused their own checkpoints."""
     same = "views.parts_at_once=2 checkpoints.keep=5 data.num_workers=0 export.feature_normalizer=true"
-    stored = "00acc7b2b199b99721b250de3ebda067cda7f63fe0ab89a398a0c1827f7adaca"
+    stored = "714c0bcaef417c1d4e06038867b9e84927dad62dc11f0246762296d5b70406a2"
     assert fingerprint() == fingerprint(*same.split(), "optimizer.max_bad_steps=3") == stored
     assert stored not in (fingerprint("seed=1"), fingerprint("teachers.nanodet-g.feature_weight=2"))
-    stored = "1aaed7d3a953c18b87176038b0948db4ee1d0ba4197b1148ee37db9c1f295e8d"
+    stored = "396bb5c953b4a199193f21712c79b7205f3dbea9f1090a06491ffeb4a2255b9e"
     assert fingerprint(SOURCE, name="c_radio_v4_h") == stored
 
 
