@@ -5,15 +5,22 @@ import shutil
 
 import pytest
 import torch
+from documentation import blocks
 from reference_cases import write_hub_folder
+from safetensors.torch import load_file
 from small_recipes import small_recipe
 from tiny_adaptors import build_model_with_adaptors
 from tiny_distillation import distil, install_tiny_world
+from tiny_nemotron import OUTPUT_SIZE, build_tower, save_nemotron
 from tiny_radio1d import build_radio1d
 
-from modeling_radio import RadioConfig, RadioModel
+from modeling_radio import RadioConfig, RadioModel, engines
+from modeling_radio.conversion.convert import main as convert
+from modeling_radio.conversion.to_nemotron import main as put_in
+from modeling_radio.core.settings import read_yaml
 from modeling_radio.eradio_radio import eradio_fields
 from modeling_radio.nvidia.eradio import PUBLISHED
+from modeling_radio.presets_radio import Size
 from modeling_radio.projector import RadioProjector
 from modeling_radio.training.recipes.recipe import TeacherRecipe, load_recipe
 from modeling_radio.training.recipes.sections import RunOptions
@@ -208,6 +215,29 @@ def test_a_student_learns_from_it_and_its_adaptor_in_a_run(folder, recipe_file, 
     student = RadioModel.from_pretrained(distil(recipe_file, str(tmp_path), f"teachers={json.dumps(teachers)}"))
     widths = {each.name: (each.summary_dim, each.feature_dim) for each in student.config.adaptor_configs}
     assert widths == {"semantic": (10, 12), "whole": (32, 16), "part": (None, 10)}
+
+
+def test_a_tower_learns_by_its_recipe_and_goes_back(recipe_file, tmp_path, monkeypatch):
+    nemotron, tower = save_nemotron(tmp_path / "nemotron", build_tower()), tmp_path / "tower"
+    assert convert([str(nemotron), str(tower), "--projector"]) == 0
+    monkeypatch.setitem(engines.TOWER_NAMES, "vit_huge_patch16_224", Size(32, 2, 2))
+    install_tiny_world(monkeypatch)
+    [text] = [block.text for block in blocks("yaml") if block.page == "docs/how-to/vlm.md"]
+    (tmp_path / "vlm.yaml").write_text(text)
+    recipe = load_recipe(str(tmp_path / "vlm.yaml"), ["data.source=images"])
+    assert (recipe.stages, recipe.student.init_from) == ([], "tower")
+    teachers = [{**entry, "source": str(tower)} for entry in read_yaml(text)["teachers"][:2]]
+    teachers[1] |= {"input_size_px": 64}
+    teachers.append({"name": "segmenter", "kind": "tiny", "options": {"feature_dim": 9}})
+    changes = (f"teachers={json.dumps(teachers)}", f"student.init_from={tower}", "spectral.is_used=false")
+    learned = distil(recipe_file, str(tmp_path / "run"), *changes)
+    widths = {each.name: each.feature_dim for each in RadioConfig.from_pretrained(learned).adaptor_configs}
+    assert widths == {"tower": 32, "tokens": OUTPUT_SIZE, "segmenter": 9}
+    assert put_in([str(learned), str(nemotron), str(tmp_path / "tuned")]) == 0
+    again = RadioModel.from_pretrained(learned).radio_model.model.blocks[1].attn.qkv.weight
+    name = "vision_model.radio_model.model.blocks.1.attn.qkv.weight"
+    stored = [load_file(file) for file in (tmp_path / "tuned").glob("*.safetensors")]
+    assert torch.equal(next(tensors[name] for tensors in stored if name in tensors), again)
 
 
 def build_sharing(folder, *options):
