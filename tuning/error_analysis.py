@@ -178,6 +178,7 @@ def best_thresholds(ranking: Ranking) -> tuple[list[float], list[float]]:
     return thresholds, measured
 
 
+@on_any_background
 def draw_examination(
     task: FinetuningTask, model: nn.Module, examples: TableExamples, evidence: Evidence, folder: Path
 ) -> None:
