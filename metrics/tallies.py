@@ -29,6 +29,8 @@ RECALLS = torch.linspace(0, 1, 101).double()
 """Recalls at which COCO reads the precision, rounded to float32 as torchmetrics has them."""
 OVERLAPS = torch.linspace(0.5, 0.95, 10).double()
 """Intersections over union from which COCO takes an object as found, rounded in the same way."""
+MOST_NUMBERS = 4_000_000
+"""Our choice: numbers of a class that are in memory at once, 32 MB each time."""
 MOST_OBJECTS = 100
 """Objects of a class and an image that count in COCO, the most certain ones."""
 
@@ -347,10 +349,14 @@ class ObjectTally(Tally):
         for number in torch.stack(self._truths).sum(0).nonzero().flatten().tolist():
             chosen = (found["classes"] == number).nonzero().flatten()
             chosen = chosen[found["scores"][chosen].argsort(descending=True, stable=True)]
-            times, hits, truths = weights[:, found["images"][chosen]], found[kind][chosen], num_truths[:, number]
-            for index in range(len(OVERLAPS)):
-                values = interpolated_precision(times, hits[:, index], truths)
-                precision[:, number, index], recall[:, number, index] = values
+            right = found[kind][chosen].any(dim=1).nonzero().flatten()
+            chosen = (
+                chosen[: int(right[-1]) + 1] if len(right) else chosen[:1]
+            )  # those after the last hit change nothing
+            times, truths = weights[:, found["images"][chosen]], num_truths[:, number]
+            at_once = max(MOST_NUMBERS // max(times.numel(), 1), 1)
+            parts = [interpolated_precision(times, hits, truths) for hits in found[kind][chosen].split(at_once, dim=1)]
+            precision[:, number], recall[:, number] = (torch.cat(each, 1) for each in zip(*parts, strict=True))
         return precision, recall
 
 
@@ -416,8 +422,10 @@ def average_precision(weights: Tensor, scores: Tensor, truths: Tensor) -> Tensor
 def _most_certain(classes: Tensor, scores: Tensor) -> Tensor:
     """Return the indices of the most certain objects of each class, in the order of their scores."""
     order = scores.argsort(descending=True, stable=True)
-    kept = [order[classes[order] == number][:MOST_OBJECTS] for number in classes.unique().tolist()]
-    return torch.cat([order[:0], *kept])
+    order = order[classes[order].argsort(stable=True)]
+    _, counts = classes[order].unique_consecutive(return_counts=True)
+    rank = torch.arange(len(order)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+    return order[rank < MOST_OBJECTS]
 
 
 def match(classes: Tensor, true_classes: Tensor, overlaps: Tensor) -> Tensor:
@@ -442,19 +450,24 @@ def match(classes: Tensor, true_classes: Tensor, overlaps: Tensor) -> Tensor:
 
 
 def interpolated_precision(times: Tensor, hits: Tensor, num_truths: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean precision at COCO's recalls, and the largest recall, of each draw; NaN without an object.
+    """Return the mean precision at COCO's recalls, and the largest recall, `(num_draws, num_overlaps)`.
+
+    Both are NaN in draws without an object.
 
     Args:
         times: Number of times of each predicted object, the most certain first, `(num_draws, num_predictions)`.
-        hits: Whether each is right.
+        hits: Whether each is right at some overlaps, `(num_predictions, num_overlaps)`.
         num_truths: True objects of each draw, `(num_draws,)`.
     """
-    right = (times * hits).cumsum(1)
-    recall = right / num_truths[:, None]  # NaN without objects
-    precision = right / times.cumsum(1).clamp(min=1)
-    best = precision.flip(1).cummax(1).values.flip(1) if hits.numel() else precision
-    padded = torch.cat([best, best.new_zeros(len(best), 1)], dim=1)
-    places = torch.searchsorted(recall.nan_to_num(0.0).contiguous(), RECALLS.expand(len(times), -1).contiguous())
-    mean = padded.gather(1, places).mean(1)
-    largest = recall[:, -1] if hits.numel() else torch.zeros(len(times), dtype=torch.float64)
-    return mean.where(num_truths > 0, math.nan), largest.where(num_truths > 0, math.nan)
+    if not len(hits):
+        none = torch.zeros(len(times), hits.shape[1], dtype=times.dtype).where(num_truths[:, None] > 0, math.nan)
+        return none, none
+    right = (times[:, None] * hits.T).cumsum(2)
+    recall = right / num_truths.clamp(min=1)[:, None, None]
+    precision = right / times.cumsum(1).clamp(min=1)[:, None]
+    best = precision.flip(2).cummax(2).values.flip(2)
+    padded = torch.cat([best, best.new_zeros(*best.shape[:2], 1)], dim=2)
+    places = torch.searchsorted(recall, RECALLS.expand(*recall.shape[:2], -1).contiguous())
+    numbers = (padded.gather(2, places).mean(2), recall[:, :, -1])
+    mean, largest = (each.where(num_truths[:, None] > 0, math.nan) for each in numbers)
+    return mean, largest
