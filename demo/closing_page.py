@@ -42,11 +42,11 @@ FIGURE_CAPTION = (
 )
 BEFORE_AFTER = (
     "The network with random weights and the same network after its training, on pictures that it never saw.",
-    "Left: for places of a photograph, the most similar place of the same photograph mirrored, closer and at night. "
-    "The title counts all places of all photographs; a dotted red line is wrong.",
-    "Middle: all places that are similar to the one in the ring, by the adaptor for DINOv2.",
-    "Right: the most similar emoji of another font. The title counts all emoji; those drawn were chosen among the ones "
-    "that are found after training.",
+    "The same place at night: for places of a photograph, the most similar place of the same photograph mirrored, "
+    "closer and at night. The title counts all places of all photographs; a dotted red line is wrong.",
+    "Masks: all places that are similar to the one in the ring, by the adaptor for DINOv2.",
+    "Another style: the most similar emoji of another font. The title counts all emoji; those drawn were chosen among "
+    "the ones that are found after training.",
 )
 SCORES = (
     "knn accuracy: share of held-out objects that get the right class from their nearest neighbors among the training "

@@ -190,7 +190,7 @@ class Table:
         """
         columns = [
             [
-                textwrap.wrap(name, TEXT_CELL),
+                textwrap.wrap(name.replace("_", " "), TEXT_CELL),
                 *(cells[number].replace(" [", "\n[").split("\n") for _, cells in self.rows),
             ]
             for number, name in enumerate(self.columns)
