@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -74,7 +74,12 @@ class Tile(NamedTuple):
         """Write a text in the middle above a place."""
         size = self.figure.get_size_inches()
         place = np.array([self.left + x, self.bottom + HEIGHT - y]) / size
-        self.figure.text(*place, text, **{"ha": "center", "va": "bottom", "fontsize": points, "color": INK, **options})
+        self.figure.text(
+            float(place[0]),
+            float(place[1]),
+            text,
+            **{"ha": "center", "va": "bottom", "fontsize": points, "color": INK, **options},
+        )
 
     def title(self, text: str, numbers: str) -> None:
         """Write what the panel shows, and how often it is right."""
@@ -97,7 +102,7 @@ def draw_before_after(before: RadioModel, after: RadioModel, assets: DemoAssets,
     """
     names = {each.name for each in photographs(assets, license="CC0-1.0")}
     codes, _ = emoji_in_two_styles(assets)
-    has_adaptor = CLICK_ADAPTOR in after.config.adaptor_names and after.patch_size * GRID == SIZE_PX * SHIFTS
+    has_adaptor = CLICK_ADAPTOR in after.radio_model.adaptors and after.patch_size * GRID == SIZE_PX * SHIFTS
     if not (has_adaptor and {MATCHED, *CLICKED} <= names and set(QUERIES) <= set(codes)):
         return False
     models = Models(*(RadioFeatures(each, size_px=SIZE_PX) for each in (before, after)))
@@ -207,6 +212,6 @@ def order_of(model: RadioFeatures, queries: Tensor, others: Tensor) -> Tensor:
     vectors = []
     for images in (queries, others):
         pixels = torch.stack([model.preprocess(each, SIZE_PX) for each in images])
-        summaries = torch.cat([model.encode(some).summary for some in pixels.split(32)])
+        summaries = torch.cat([cast(Tensor, model.encode(some).summary) for some in pixels.split(32)])
         vectors.append(F.normalize(summaries - summaries.mean(dim=0), dim=1))
     return (vectors[0] @ vectors[1].T).argsort(dim=1, descending=True)

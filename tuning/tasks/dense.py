@@ -19,6 +19,7 @@ from torchvision import tv_tensors
 from modeling_radio import RadioConfig, RadioForDepthEstimation, RadioForSemanticSegmentation, RadioPreTrainedModel
 from modeling_radio.core.errors import first_few
 from modeling_radio.figures.features import background_of, hex_color, overlaid, to_colors, to_pixels
+from modeling_radio.figures.style import INK
 from modeling_radio.metrics.dense import IGNORE_INDEX, ConfusionMatrix, DepthScore
 from modeling_radio.training.data.labeled.labels import read_depth, read_mask
 from modeling_radio.training.data.labeled.tables import encoded, read_row
@@ -198,11 +199,8 @@ class SegmentationTask(FinetuningTask):
         together = torch.cat([ids.flatten() for ids in shown])
         ids, areas = together[together != self.ignore_index].unique(return_counts=True)
         largest = ids[areas.argsort(descending=True)[:NUM_NAMED]].sort().values.tolist()
-        empty = {"facecolor": "none", "edgecolor": "gray"}
-        return [
-            Patch(label=self.class_names[number], **(empty if number in self.bare else {"color": hex_color(number)}))
-            for number in largest
-        ]
+        colors = {number: "none" if number in self.bare else hex_color(number) for number in largest}
+        return [Patch(label=self.class_names[each], facecolor=color, edgecolor=INK) for each, color in colors.items()]
 
     def draw_prediction(self, ax: Axes, image: Tensor, prediction: Tensor, reference: Tensor) -> None:
         self.draw_truth(ax, image, prediction)
