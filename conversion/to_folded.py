@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 
 from safetensors.torch import save_file
-from torch import Tensor
 
 from modeling_radio import RadioConfig
 from modeling_radio.checks_radio import read_json
@@ -24,11 +23,8 @@ from modeling_radio.core.trust import COPIED_FILES, allowed_files
 from modeling_radio.engines import engine_verdicts
 from modeling_radio.model_cards.build import write_card
 from modeling_radio.nvidia.source import load_tensors
-from modeling_radio.nvidia.stored_tensors import indexed_files
+from modeling_radio.nvidia.stored_tensors import INDEX, changed_index, index_of, stored_tensors, weight_files
 from modeling_radio.nvidia.tensors import fold_layer_scale
-
-
-_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def fold_folder(checkpoint: Path, folder: Path) -> None:
@@ -43,17 +39,17 @@ def fold_folder(checkpoint: Path, folder: Path) -> None:
     """
     config = read_config(checkpoint)
     check_not_quantized(checkpoint, config)
+    names = weight_files(checkpoint)
     _check_foldable(open_checkpoint(checkpoint).model.config)
-    index = checkpoint / _INDEX
-    names = indexed_files(index) if index.is_file() else [_WEIGHTS]
     files = {name: load_tensors(checkpoint / name) for name in names}
     state = {key: tensor for tensors in files.values() for key, tensor in tensors.items()}
     folded = fold_layer_scale(state)
     for name, tensors in files.items():
         kept = {key: folded[key].contiguous() for key in tensors if key in folded}
         save_file(kept, folder / name, metadata={"format": "pt"})
-    if index.is_file():
-        _write_json(folder / _INDEX, _folded_index(read_json(index), state, folded))
+    if (index := index_of(checkpoint)) is not None:
+        before, after = (stored_tensors(each, files=names) for each in (checkpoint, folder))
+        _write_json(folder / INDEX, changed_index(read_json(index), before, after))
     _write_json(folder / "config.json", {**config, "use_layer_scale": False, "layerscale_value": 1.0})
     for name, path in allowed_files(checkpoint, (*COPIED_FILES, "results.json")).items():
         if not (folder / name).exists():
@@ -70,17 +66,6 @@ def _check_foldable(config: RadioConfig) -> None:
                 f"`{name}` of the checkpoint must be null, got {getattr(config, name)!r:.60}: no other engine reads "
                 "such a network, so that nothing is won by folding its LayerScale."
             )
-
-
-def _folded_index(index: dict, state: dict[str, Tensor], folded: dict[str, Tensor]) -> dict:
-    counts = {"total_size": lambda each: each.nbytes, "total_parameters": lambda each: each.numel()}
-    gone = [tensor for key, tensor in state.items() if key not in folded]
-    metadata = {
-        name: value - sum(map(counts[name], gone)) if name in counts else value
-        for name, value in index["metadata"].items()
-    }
-    weight_map = {key: name for key, name in index["weight_map"].items() if key in folded}
-    return {**index, "metadata": metadata, "weight_map": weight_map}
 
 
 def _write_json(path: Path, content: dict) -> None:

@@ -30,16 +30,14 @@ from modeling_radio.core.trust import allowed_files
 from modeling_radio.engines import EngineVerdict, engine_verdicts
 from modeling_radio.modeling_radio import ADAPTORS, PATCH_GENERATOR, PREFIX_TOKENS, SUMMARY_INDICES
 from modeling_radio.nvidia.config import token_fields
-from modeling_radio.nvidia.nemotron import (
+from modeling_radio.nvidia.nemotron import check_nemotron, files_of_tower, is_nemotron, place_of, read_tower
+from modeling_radio.nvidia.stored_tensors import (
     INDEX,
-    check_nemotron,
-    files_of_tower,
-    is_nemotron,
-    place_of,
-    read_tower,
-    stored_files,
+    StoredTensor,
+    changed_index,
+    stored_tensors,
+    weight_files,
 )
-from modeling_radio.nvidia.stored_tensors import StoredTensor, indexed_files
 from modeling_radio.nvidia.tensors import fold_layer_scale, has_layer_scale
 
 
@@ -93,8 +91,7 @@ def open_composite(folder: Path) -> Composite:
         ValueError: If it is none, lacks a file or is damaged.
     """
     check_nemotron(folder, "nemotron")
-    touched, index = files_of_tower(folder), folder / INDEX
-    tensors = stored_files(folder, indexed_files(index) if index.is_file() else touched)
+    touched, tensors = files_of_tower(folder), stored_tensors(folder, files=weight_files(folder))
     return Composite(
         folder,
         read_json(folder / "config.json"),
@@ -143,8 +140,10 @@ def tower_weights(model: RadioModel, composite: Composite, *, folds: bool) -> di
 
 
 def _check_same(ours: RadioConfig, theirs: RadioConfig) -> None:
-    others = []
-    for name in _SAME:
+    others, names = [], list(_SAME)
+    if theirs.video_temporal_patch_size is not None:
+        names.append("video_temporal_patch_size")
+    for name in names:
         own, given = getattr(ours, name), getattr(theirs, name)
         if name in ("norm_mean", "norm_std"):
             same = len(own) == len(given) and all(map(partial(math.isclose, rel_tol=_NORMALIZATION), own, given))
@@ -187,7 +186,8 @@ def _plain(value: Any) -> Any:
 def write_composite(composite: Composite, weights: Mapping[str, Tensor], tower: RadioConfig, folder: Path) -> None:
     """Write a Nemotron with other weights of its tower into a folder that exists.
 
-    Files without tensors of the tower are copied byte for byte, and tensors of the language model bit for bit.
+    Files without tensors of the tower are copied byte for byte, and tensors of the language model bit for bit. Hidden
+    folders, such as `.git`, are left out.
 
     Args:
         composite: The Nemotron.
@@ -198,15 +198,20 @@ def write_composite(composite: Composite, weights: Mapping[str, Tensor], tower: 
     """
     dropped = {name for name in composite.tensors if place_of(name) and name not in weights}
     touched = {tensor.file.name for tensor in composite.tensors.values()}
-    for name, path in allowed_files(composite.folder, ("*", "*/*")).items():
-        if name not in touched and not name.partition("/")[0].startswith(".cache"):
-            (folder / name).parent.mkdir(exist_ok=True)
+    for name, path in allowed_files(composite.folder).items():
+        if name not in touched and not _is_hidden(name):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, folder / name)
     for name in sorted(touched):
         _write_shard(composite.folder / name, weights, dropped, folder / name)
     _replace_json(folder / "config.json", changed_config(composite.config, tower))
     if (folder / INDEX).is_file():
-        _replace_json(folder / INDEX, _changed_index(read_json(folder / INDEX), composite, weights, dropped))
+        after = stored_tensors(folder, files=touched)
+        _replace_json(folder / INDEX, changed_index(read_json(folder / INDEX), composite.tensors, after))
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in name.split("/")[:-1])
 
 
 def _write_shard(source: Path, weights: Mapping[str, Tensor], dropped: set[str], path: Path) -> None:
@@ -214,23 +219,6 @@ def _write_shard(source: Path, weights: Mapping[str, Tensor], dropped: set[str],
         kept = {name: file.get_tensor(name) for name in file.keys() if name not in dropped}  # noqa: SIM118
         new = {name: weights[name].to(tensor.dtype).contiguous() for name, tensor in kept.items() if name in weights}
         save_file({**kept, **new}, path, metadata=file.metadata())
-
-
-def _changed_index(
-    index: dict[str, Any], composite: Composite, weights: Mapping[str, Tensor], dropped: set[str]
-) -> dict[str, Any]:
-    before = {name: math.prod(composite.tensors[name].shape) for name in (*weights, *dropped)}
-    after = {name: tensor.numel() for name, tensor in weights.items()}
-    sizes = {name: composite.tensors[name].num_bytes // count for name, count in before.items()}
-    changes = {
-        "total_size": sum(sizes[name] * (after.get(name, 0) - count) for name, count in before.items()),
-        "total_parameters": sum(after.values()) - sum(before.values()),
-    }
-    metadata = {
-        name: value + changes.get(name, 0) if name in changes else value for name, value in index["metadata"].items()
-    }
-    weight_map = {name: file for name, file in index["weight_map"].items() if name not in dropped}
-    return {**index, "metadata": metadata, "weight_map": weight_map}
 
 
 def _replace_json(path: Path, content: dict[str, Any]) -> None:

@@ -65,15 +65,15 @@ def has_name(name: str, patterns: Iterable[str]) -> bool:
     )
 
 
-def allowed_files(folder: Path, patterns: Iterable[str]) -> dict[str, Path]:
-    """Return the files of a folder with certain names, by their path in it.
+def allowed_files(folder: Path, patterns: Iterable[str] | None = None) -> dict[str, Path]:
+    """Return the files of a folder with certain names, by default all, by their path in it.
 
     Raises:
         ValueError: If one is a link, which may lead to any file of this machine.
     """
-    patterns, root = tuple(patterns), folder.resolve()
+    root, patterns = folder.resolve(), None if patterns is None else tuple(patterns)
     paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    allowed = {name: path for name, path in paths.items() if has_name(name, patterns)}
+    allowed = {name: path for name, path in paths.items() if patterns is None or has_name(name, patterns)}
     links = [name for name, path in allowed.items() if path.resolve() != root / name]
     if links:
         raise ValueError(

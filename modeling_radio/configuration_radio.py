@@ -1208,7 +1208,10 @@ class RadioConfig(DetectionFields, HeadFields, MapFields, TextFields, PreTrained
             own = inspect.getattr_static(cls, name, dataclasses.MISSING)
             is_set = isinstance(own, property) and own.fset is not None
             if own is not dataclasses.MISSING and not is_set and name not in ("model_type", "stage_names"):
-                raise ValueError(f"`{name}` must be left out: it is no field of a configuration.")
+                # Transformers' own composites, such as its Nemotron, build the class that is registered for "radio".
+                hint = " Open transformers' own models with it before `import modeling_radio`."
+                hint = hint if name in NATIVE_FIELDS else ""
+                raise ValueError(f"`{name}` must be left out: it is no field of a configuration.{hint}")
 
     @classmethod
     def _warn_on_typos(cls, names: Iterable[str]) -> None:

@@ -18,7 +18,7 @@ CONFIG_FILE, WEIGHTS_FILE = "projector.json", "projector.safetensors"
 """Files of a projector beside those of its tower."""
 NORM_EPSILON = 1e-5
 """Epsilon of the projector's RMSNorm, in transformers 5.24 (`nemotron_h_omni`) and vLLM 0.32."""
-_SIZE = integer(1, 1_000_000)  # our choice: no model is as wide
+_SIZE, _MERGE = integer(1, 1_000_000), integer(1, 64)  # our choice: no model is as wide, or joins as many patches
 
 
 class SquaredReLU(nn.Module):
@@ -46,16 +46,15 @@ class RadioProjector(nn.Module):
         merge_size: Rows, and columns, of patches that make one token; 1 / `downsample_ratio` of a Nemotron.
 
     Raises:
-        ValueError: If a size is no positive integer.
+        ValueError: If a size is no positive integer, or larger than any model has it.
     """
 
     def __init__(self, hidden_size: int, projector_hidden_size: int, output_size: int, merge_size: int = 2) -> None:
         super().__init__()
         self.hidden_size, self.projector_hidden_size = hidden_size, projector_hidden_size
         self.output_size, self.merge_size = output_size, merge_size
-        wrong = {name: value for name, value in self.sizes().items() if not _SIZE.holds(value)}
-        if wrong:
-            raise ValueError(f"The sizes of a projector must be {_SIZE.text}, got {wrong}.")
+        for name, value in self.sizes().items():
+            (_MERGE if name == "merge_size" else _SIZE).check(name, value)
         width = hidden_size * merge_size**2
         self.mlp1 = nn.Sequential(
             nn.RMSNorm(width, eps=NORM_EPSILON),
@@ -140,12 +139,12 @@ class RadioProjector(nn.Module):
         """Take weights under the module's own names.
 
         Raises:
-            ValueError: If they are not finite, or not those of this projector.
+            ValueError: If they are no finite floating-point numbers, or not those of this projector.
         """
         own = self.state_dict()
         wrong = [key for key in own.keys() | state.keys() if key not in own or key not in state]
         wrong += [key for key in own if key in state and state[key].shape != own[key].shape]
-        wrong += [key for key, tensor in state.items() if not tensor.isfinite().all()]
+        wrong += [key for key, tensor in state.items() if not (tensor.is_floating_point() and tensor.isfinite().all())]
         if wrong:
             raise ValueError(f"{source!r} holds no projector of these sizes; missing, unknown or damaged: {wrong}.")
         self.load_state_dict(state, assign=True)

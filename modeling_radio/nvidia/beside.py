@@ -33,7 +33,7 @@ from .keys import our_keys
 from .releases import HUB_RELEASES
 from .sizes import adaptor_names
 from .source import PICKLES, read_checkpoint
-from .stored_tensors import StoredTensor, stored_tensors
+from .stored_tensors import INDEX, StoredTensor, stored_tensors
 from .training_archive import check_sums_of
 from .translation import build, translate, translate_adaptor
 
@@ -41,7 +41,6 @@ from .translation import build, translate, translate_adaptor
 _LIBRARY = "modeling-radio"
 _DOWNLOAD = ("cache_dir", "local_files_only", "token")
 _UNREACHED = (OSError, HfHubHTTPError, HTTPError, OfflineModeIsEnabled)
-_INDEX = "model.safetensors.index.json"
 _logger = logging.getLogger(__name__)
 
 
@@ -365,10 +364,10 @@ def _join(
             weights |= dict.fromkeys(stored.keys(), name)
         _link(file, new / name)
         described.append(fields)
-    (new / _INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weights}))
+    (new / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weights}))
     (new / CONFIG_NAME).write_text(json.dumps({**config, BESIDE: described}, indent=2) + "\n")
     for other in root.glob("*.json"):
-        if other.name not in (CONFIG_NAME, _INDEX):
+        if other.name not in (CONFIG_NAME, INDEX):
             shutil.copyfile(other, new / other.name)
 
 

@@ -6,7 +6,7 @@ has one of four names.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,12 +21,11 @@ from modeling_radio.projector import RadioProjector, merge_size_of
 
 from .arguments import check_arguments, check_hub_config
 from .source import NvidiaCheckpoint
-from .stored_tensors import StoredTensor, indexed_files, stored_tensors
+from .stored_tensors import INDEX, WEIGHTS, StoredTensor, check_there, index_of, indexed_files, stored_tensors
 from .tensors import check_finite, check_kinds, has_layer_scale, to_one_dtype
 from .translation import Translated, build, translate
 
 
-INDEX, WEIGHTS = "model.safetensors.index.json", "model.safetensors"
 SMALL_FILES = ("config.json", INDEX, "preprocessor_config.json")
 """Files that tell which others hold the tower."""
 _TRUNK = "radio_model.model."
@@ -119,10 +118,10 @@ def files_of_tower(folder: str | Path, *, with_projector: bool = False) -> list[
         with_projector: Whether those of the projector count.
 
     Raises:
-        ValueError: If the index is damaged, or names no such tensor.
+        ValueError: If the index is damaged, names no such tensor, or lies beside one file of all weights.
     """
-    index = Path(folder, INDEX)
-    if not index.is_file():
+    index = index_of(folder)
+    if index is None:
         return [WEIGHTS]
     indexed_files(index)  # which checks it
     names = {
@@ -187,7 +186,7 @@ def read_projector(folder: str | Path) -> RadioProjector:
     if values.get("ps_version", "v2") != "v2":
         raise ValueError(f"`ps_version` in config.json must be 'v2', got {values['ps_version']!r}.")
     merge_size = merge_size_of(values.get("downsample_ratio"))
-    stored = stored_files(folder, files_of_tower(folder, with_projector=True))
+    stored = _stored(folder, files_of_tower(folder, with_projector=True))
     places = {ours: name for ours, pattern in _PROJECTOR.items() for name in stored if re.fullmatch(pattern, name)}
     strangers = [name for name in stored if _OF_PROJECTOR.match(name) and name not in places.values()]
     if strangers or len(places) < len(_PROJECTOR):
@@ -207,7 +206,7 @@ def read_projector(folder: str | Path) -> RadioProjector:
 
 def _tower_state(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tower's tensors under our keys, and the name of each in the file."""
-    stored = stored_files(folder, files_of_tower(folder))
+    stored = _stored(folder, files_of_tower(folder))
     places = {name: place for name in stored if (place := place_of(name)) is not None}
     names: dict[str, list[str]] = {}
     for name in sorted(places, key=lambda each: (places[each].key, places[each].third or 0)):
@@ -225,15 +224,8 @@ def _tower_state(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]
     return state, {key: parts[0] for key, parts in names.items()}
 
 
-def stored_files(folder: str | Path, files: Iterable[str]) -> dict[str, StoredTensor]:
-    """Return where each tensor of some files lies.
-
-    Raises:
-        ValueError: If a file is missing or damaged.
-    """
-    missing = [name for name in files if not Path(folder, name).is_file()]
-    if missing:
-        raise ValueError(f"{str(folder)!r} lacks {', '.join(missing)}.")
+def _stored(folder: str | Path, files: list[str]) -> dict[str, StoredTensor]:
+    check_there(folder, files)
     return stored_tensors(folder, files=files)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from modeling_radio.checks_radio import read_json
 
 from .arguments import check_arguments, check_hub_config, is_eradio
-from .stored_tensors import indexed_files
+from .stored_tensors import weight_files
 from .training_archive import open_archive
 
 
@@ -100,12 +100,7 @@ def _read_only_pickle(folder: Path) -> NvidiaCheckpoint:
 
 
 def _read_safetensors(folder: Path) -> dict[str, Tensor]:
-    index = folder / "model.safetensors.index.json"
-    names = indexed_files(index) if index.is_file() else ["model.safetensors"]
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        raise ValueError(f"{str(folder)!r} lacks {', '.join(missing)}.")
-    return {key: tensor for name in names for key, tensor in load_tensors(folder / name).items()}
+    return {key: tensor for name in weight_files(folder) for key, tensor in load_tensors(folder / name).items()}
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

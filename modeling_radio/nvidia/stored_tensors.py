@@ -13,7 +13,8 @@ from transformers.utils import cached_file
 from modeling_radio.checks_radio import check_choice, read_json
 
 
-_WEIGHTS = "model.safetensors"
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+"""Names of the file with all weights of a folder, and of the index of several."""
 _INTEGERS = {"I64": "q", "I32": "i"}
 _LARGEST_HEADER = 100_000_000  # bytes; safetensors' own limit
 _FILE_NAME = re.compile(r"[^/\\\0]+\.safetensors")
@@ -51,8 +52,8 @@ def stored_tensors(
         ValueError: If an index or a file is damaged, or an index names files elsewhere.
     """
     location = location or {}
-    names = [_WEIGHTS] if files is None else list(files)
-    index = _find(folder, f"{_WEIGHTS}.index.json", location) if files is None else None
+    names = [WEIGHTS] if files is None else list(files)
+    index = _find(folder, INDEX, location) if files is None else None
     if index is not None:
         names = indexed_files(index)
     found = [file for name in names if (file := _find(folder, name, location)) is not None]
@@ -65,6 +66,78 @@ def _find(folder: str | Path, name: str, location: Mapping[str, Any]) -> Path | 
     except OSError:
         return None  # transformers will say so where it needs the file
     return None if found is None else Path(found)
+
+
+def weight_files(folder: str | Path) -> list[str]:
+    """Return the names of the weight files of a folder on this machine.
+
+    Raises:
+        ValueError: If one is missing, or as `index_of`.
+    """
+    index = index_of(folder)
+    names = [WEIGHTS] if index is None else indexed_files(index)
+    check_there(folder, names)
+    return names
+
+
+def check_there(folder: str | Path, names: Iterable[str]) -> None:
+    """Refuse a folder on this machine without some files.
+
+    Raises:
+        ValueError: It names the missing ones.
+    """
+    missing = [name for name in names if not Path(folder, name).is_file()]
+    if missing:
+        raise ValueError(f"{str(folder)!r} lacks {', '.join(missing)}.")
+
+
+def index_of(folder: str | Path) -> Path | None:
+    """Return the index of a folder on this machine; None if its weights are in one file.
+
+    Raises:
+        ValueError: If it has both: transformers reads the one file, other programs those of the index. Or as
+            `indexed_files`.
+    """
+    index = Path(folder, INDEX)
+    if not index.is_file():
+        return None
+    if Path(folder, WEIGHTS).is_file() and WEIGHTS not in indexed_files(index):
+        raise ValueError(
+            f"{str(folder)!r} must have one set of weights, got {WEIGHTS} and {INDEX}. Remove the one that is outdated."
+        )
+    return index
+
+
+def changed_index(
+    index: Mapping[str, Any], before: Mapping[str, StoredTensor], after: Mapping[str, StoredTensor]
+) -> dict[str, Any]:
+    """Return a parsed index for files that were written anew, with other sizes of tensors or without some of them.
+
+    Args:
+        index: The old index.
+        before: Tensors of these files, by name.
+        after: Tensors of the new files.
+
+    Raises:
+        ValueError: If a size in the old index is no number.
+    """
+    changes = {"total_size": _num_bytes(after) - _num_bytes(before), "total_parameters": _count(after) - _count(before)}
+    metadata = dict(index["metadata"])
+    for name in changes.keys() & metadata.keys():
+        if not isinstance(metadata[name], int | float):
+            raise ValueError(f"`{name}` of the index must be a number, got {metadata[name]!r:.60}.")
+        metadata[name] += changes[name]
+    gone = before.keys() - after.keys()
+    weight_map = {name: file for name, file in index["weight_map"].items() if name not in gone}
+    return {**index, "metadata": metadata, "weight_map": weight_map}
+
+
+def _num_bytes(tensors: Mapping[str, StoredTensor]) -> int:
+    return sum(tensor.num_bytes for tensor in tensors.values())
+
+
+def _count(tensors: Mapping[str, StoredTensor]) -> int:
+    return sum(math.prod(tensor.shape) for tensor in tensors.values())
 
 
 def indexed_files(index: Path) -> list[str]:

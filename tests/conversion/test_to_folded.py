@@ -89,6 +89,16 @@ def test_other_folders_are_refused_in_one_line(fields, named, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
+def test_weights_that_are_there_twice_or_not_at_all_are_refused(tmp_path, capsys):
+    save_scaled(RadioModel, tmp_path / "in").save_pretrained(tmp_path / "in", max_shard_size="60KB")
+    for named in ("model.safetensors.index.json", "lacks"):
+        assert main([str(tmp_path / "in"), str(tmp_path / "out")]) == 1
+        assert named in capsys.readouterr().err.splitlines()[-1]
+        for path in tmp_path.glob("in/model*.safetensors"):
+            path.unlink()
+    assert not (tmp_path / "out").exists()
+
+
 def test_texts_stay(tmp_path):
     save_words(tmp_path / "in")
     config = json.loads((tmp_path / "in/config.json").read_text())

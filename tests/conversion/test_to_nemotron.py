@@ -8,10 +8,12 @@ import torch
 from local_hub import Repository, hub_in_place
 from safetensors.torch import load_file, save_file
 from tiny_nemotron import OUTPUT_SIZE, build_tower, save_nemotron
+from transformers.models.nemotron_h_omni.configuration_nemotron_h_omni import NemotronH_Omni_Reasoning_V3_Config
 from transformers.models.nemotron_h_omni.modeling_nemotron_h_omni import (
     NemotronH_Omni_Reasoning_V3,
     NemotronH_Omni_Reasoning_V3MultiModalProjector,
 )
+from transformers.models.radio import RadioConfig as NativeConfig
 
 from modeling_radio import RadioConfig, RadioForImageClassification, RadioModel, engines
 from modeling_radio.conversion.convert import main as convert
@@ -106,7 +108,9 @@ def test_features_as_the_language_model_sees_them_are_those_of_transformers(tmp_
 def test_another_tower_changes_its_own_tensors_alone(kind, tmp_path):
     """With other tokens and positions, adaptors or a head, and LayerScale folded on request."""
     nemotron = save_nemotron(tmp_path / "nemotron", build_tower(**SCALED))
-    (nemotron / "model-00001-of-00003.safetensors").open("ab").close()
+    for name in ("assets/images/a.txt", ".cache/b.txt"):
+        (nemotron / name).parent.mkdir(parents=True)
+        (nemotron / name).write_text(name)
     adaptors = [{"name": "sam", "feature_dim": 4, "hidden_size": 8}]
     other = build_tower(
         **SCALED, num_cls_tokens=2, summary_idxs=[0], num_registers=3, max_img_size=128, adaptors=adaptors
@@ -120,6 +124,8 @@ def test_another_tower_changes_its_own_tensors_alone(kind, tmp_path):
     assert not any(".ls" in key for key in after)
     untouched = "model-00001-of-00003.safetensors"
     assert (tmp_path / "new" / untouched).read_bytes() == (nemotron / untouched).read_bytes()
+    assert (tmp_path / "new/assets/images/a.txt").read_text() == "assets/images/a.txt"
+    assert not (tmp_path / "new/.cache").exists()
     index = json.loads((tmp_path / "new/model.safetensors.index.json").read_text())
     assert index["weight_map"].keys() == after.keys()
     assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in after.values())
@@ -168,6 +174,35 @@ def have_layer_scale(nemotron, checkpoint):
     return "--fold-layer-scale"
 
 
+def have_other_frames(nemotron, checkpoint):
+    shutil.rmtree(nemotron)
+    save_nemotron(nemotron, build_tower(video_temporal_patch_size=2))
+    build_tower(video_temporal_patch_size=4).save_pretrained(checkpoint)
+    return "video_temporal_patch_size is 4, not 2"
+
+
+def have_one_file_beside_the_index(nemotron, checkpoint):
+    shutil.copy(nemotron / "model-00002-of-00003.safetensors", nemotron / "model.safetensors")
+    return "model.safetensors.index.json"
+
+
+def change_index(nemotron, **changes):
+    path = nemotron / "model.safetensors.index.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def have_a_size_that_is_no_number(nemotron, checkpoint):
+    change_index(nemotron, metadata={"total_size": "large"})
+    return "`total_size`"
+
+
+def lead_out_of_the_folder(nemotron, checkpoint):
+    shutil.copy(nemotron / "model-00001-of-00003.safetensors", checkpoint / "stranger.safetensors")
+    weight_map = json.loads((nemotron / "model.safetensors.index.json").read_text())["weight_map"]
+    change_index(nemotron, weight_map={**weight_map, "language_model.0.weight": "../tower/stranger.safetensors"})
+    return "`weight_map`"
+
+
 def be_no_nemotron(nemotron, checkpoint):
     shutil.rmtree(nemotron)
     RadioModel(RadioConfig.from_preset("radio-test")).save_pretrained(nemotron)
@@ -181,7 +216,11 @@ def be_held_by_none(nemotron, checkpoint):
 
 @pytest.mark.parametrize(
     "spoil",
-    [lose_a_shard, lose_a_shard_of_the_language_model, be_wider, have_layer_scale, be_no_nemotron, be_held_by_none],
+    [
+        *(lose_a_shard, lose_a_shard_of_the_language_model, be_wider, have_layer_scale, have_other_frames),
+        *(have_one_file_beside_the_index, have_a_size_that_is_no_number, lead_out_of_the_folder),
+        *(be_no_nemotron, be_held_by_none),
+    ],
 )
 def test_failures_are_one_line_and_leave_nothing(spoil, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(engines, "TOWER_NAMES", dict(engines.TOWER_NAMES))
@@ -207,6 +246,26 @@ def test_what_is_no_tower_is_refused(tmp_path, capsys):
     assert convert([str(nemotron), str(tmp_path / "out")]) == 1
     assert "model-00002-of-00003.safetensors" in last_error(capsys)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_projector_is_refused(tmp_path):
+    projector = RadioProjector(32, 8, 4)
+    projector.save_pretrained(tmp_path)
+    sizes = projector.sizes()
+    for name, value in (("merge_size", 1_000_000), ("hidden_size", 33)):
+        (tmp_path / "projector.json").write_text(json.dumps({**sizes, name: value}))
+        with pytest.raises(ValueError, match="merge_size" if name == "merge_size" else r"mlp1\.0\.weight"):
+            RadioProjector.from_pretrained(tmp_path)
+    projector.save_pretrained(tmp_path)
+    state = {key: tensor.int() for key, tensor in projector.state_dict().items()}
+    save_file(state, tmp_path / "projector.safetensors")
+    with pytest.raises(ValueError, match=r"mlp1\.0\.weight"):
+        RadioProjector.from_pretrained(tmp_path)
+
+
+def test_a_nemotron_of_transformers_is_refused_with_the_reason():
+    with pytest.raises(ValueError, match=r"`patch_dim`.*`import modeling_radio`"):
+        NemotronH_Omni_Reasoning_V3_Config(vision_config=NativeConfig(video_temporal_patch_size=2).to_dict())
 
 
 def test_a_folder_without_most_of_the_trunk_is_no_model_at_random(tmp_path):

@@ -94,6 +94,7 @@ def test_damaged_configurations_of_a_hub_folder_are_refused(text, hub_folder):
 
 def test_a_part_that_an_index_names_and_the_folder_lacks_is_named(hub_folder):
     folder = hub_folder("c_radio_v4_tiny")
+    (folder / "model.safetensors").unlink()
     index = {"weight_map": {"weight": "model-00001.safetensors"}, "metadata": {}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match=r"lacks model-00001\.safetensors"):
