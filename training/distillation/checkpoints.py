@@ -54,6 +54,7 @@ from modeling_radio.training.student.sharding import (
     state_tensors,
 )
 from modeling_radio.training.targets.examples import TargetSource
+from modeling_radio.training.views.plan import DEALING
 
 
 PART_BYTES = 2**26
@@ -291,6 +292,24 @@ def check_same_recipe(
         f"{str(checkpoint)!r} belongs to another recipe ({'; '.join(refused[:MAX_DIFFERENCES_SHOWN])}{more}): "
         f"resume with the same one, or give another --output. {advice}"
     )
+
+
+def check_same_dealing(checkpoint: Path, saved: str | None, recipe: Recipe) -> None:
+    """Refuse to resume a run of packs whose images were dealt to ranks and passes in another way.
+
+    Args:
+        checkpoint: Folder of the checkpoint, for the message.
+        saved: What the checkpoint has as `modeling_radio.training.views.plan.DEALING`.
+        recipe: This session's recipe.
+
+    Raises:
+        RecipeError: If the run would go on with other images on each rank.
+    """
+    if saved != DEALING and any(partition.token_budget is not None for partition in recipe.partitions):
+        raise RecipeError(
+            f"{str(checkpoint)!r} is of a version that dealt the images of a `token_budget` to ranks and passes in "
+            "another way: finish the run with that version, or give another --output."
+        )
 
 
 def check_export(output: Path, recipe: Recipe, allowed: Sequence[str] = ()) -> None:

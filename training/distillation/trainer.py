@@ -25,6 +25,7 @@ from modeling_radio.training.distillation.checkpoints import (
     CheckpointWriter,
     RunState,
     check_export,
+    check_same_dealing,
     check_same_recipe,
     checkpoint_path,
     newest_checkpoint,
@@ -58,7 +59,7 @@ from modeling_radio.training.student.sharding import (
     whole_norm,
 )
 from modeling_radio.training.targets.examples import Example
-from modeling_radio.training.views.plan import PlannedBatch
+from modeling_radio.training.views.plan import DEALING, PlannedBatch
 
 
 OUTDATED = ".outdated"
@@ -104,8 +105,9 @@ class Distiller:
         self.step = 0
         self._must_stop = self._is_signaled = self._is_writing = False
         if self.resumed_from is not None:
-            saved = read_state(self.resumed_from)["recipe"]
-            self.changes = check_same_recipe(self.resumed_from, saved, recipe, allowed_changes)
+            saved = read_state(self.resumed_from)
+            self.changes = check_same_recipe(self.resumed_from, saved["recipe"], recipe, allowed_changes)
+            check_same_dealing(self.resumed_from, saved.get("dealing"), recipe)
         else:
             on_first_rank(lambda: check_export(self.output, recipe, allowed_changes))
 
@@ -369,7 +371,7 @@ class Distiller:
         is_last = self.step >= self.recipe.schedule.num_steps
         if is_last and self.accelerator.is_main_process and (self.output / "final").is_dir():
             (self.output / OUTDATED).touch()  # or a kill here would let the next stage start from the old export
-        facts = {"step": self.step, "data": self.parts.fingerprint, "recipe": self.recipe.to_dict()}
+        facts = {"step": self.step, "data": self.parts.fingerprint, "recipe": self.recipe.to_dict(), "dealing": DEALING}
         positions = self.state.save(self.writer, facts)
         if self.recipe.data.streaming and self.accelerator.is_main_process:
             write_data_record(self.output, self.recipe, left_out_of_streams(positions))

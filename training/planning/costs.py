@@ -348,12 +348,15 @@ class TeacherCost:
         return self._mosaic is not None
 
     def share_of_pass(self, size_px: int) -> float:
-        """Return the share of a pass of one image that the image needs: less than 1 only on the canvas of a mosaic."""
+        """Return the share of a pass of one image that the image needs: less than 1 only on the canvas of a mosaic.
+
+        There as if a canvas held squares of this size alone, as many as have room: ranks get images of few shapes.
+        """
         if self._mosaic is None:
             return 1.0
         side = size_px // self.stride
         height, width = self._mosaic.input_sizes(side, side)[0]
-        return height * width / self._mosaic.side_px**2
+        return 1 / (self._mosaic.side_px // height * (self._mosaic.side_px // width))
 
     def mosaic_flops(self, grids: Sequence[Grid]) -> float:
         """Return the operations of the canvases of images with these patches of the student; only for mosaics."""

@@ -23,6 +23,15 @@ Operations = Mapping[str, Mapping[int, float]]
 """By partition, by an image's number of patches, what it takes: see `BatchPlan`."""
 
 
+DEALING = "by shape"
+"""Way in which images of packs are dealt to ranks and passes; checkpoints have it, since a run keeps to one way."""
+FEW_IMAGES = 4
+"""Images of a rank in the mean below which its share of a pack is a run of shapes, which the last pack evens out. Our
+choice: with more, equal shares have few shapes, too, and passes need equally much memory."""
+CUT_BISECTIONS = 30
+"""Halvings of the bounds of a run's cost. Our choice: what is left of them is less than a token."""
+
+
 class Grid(NamedTuple):
     """Rows and columns of patches."""
 
@@ -240,32 +249,42 @@ class BatchPlan:
     def _deal(self, step: int, planned: Mapping[str, StepShapes]) -> list[dict[str, Sequence[int]]]:
         """Return each rank's images of a step, by partition their rows.
 
-        The ranks take turns in being first, so that each one sees images of its streams, however few a step has.
+        A rank gets images of few shapes, since networks run once for each shape. The last pack evens out what the
+        others left. The ranks take turns in being first, so that each one sees images of its streams, however few a
+        step has, and none always gets the many small ones.
         """
         loads, rows_of_ranks = [0.0] * self.num_ranks, [dict[str, Sequence[int]]() for _ in range(self.num_ranks)]
-        for partition in self._by_room():
+        partitions = self._by_room()
+        for partition in partitions:
             name, ranks = partition.name, self._ranks[partition.name]
             first = step % len(ranks)
             ranks = [*ranks[first:], *ranks[:first]]
-            costs = self._costs(name, planned[name].shapes)
+            shapes = planned[name].shapes
+            costs = self._costs(name, shapes)
             parts: Sequence[Sequence[int]]
             if partition.batch_size is not None:
                 parts = cut_evenly(len(costs), len(ranks))
+            elif partition is not partitions[-1] and len(costs) < FEW_IMAGES * len(ranks):
+                parts = cut_by_shape(costs, shapes, len(ranks))
             else:
-                parts = share_out(costs, [loads[rank] for rank in ranks])
+                parts = share_by_shape(costs, shapes, [loads[rank] for rank in ranks])
             for rank, rows in zip(ranks, parts, strict=True):
                 loads[rank] += sum(costs[row] for row in rows)
                 rows_of_ranks[rank][name] = rows
         return rows_of_ranks
 
     def _cut(self, partition: PartitionRecipe, shapes: Sequence[ImageShape], rows: Sequence[int]) -> list[list[int]]:
-        """Divide a rank's images of a partition into parts of about equally many patches, which need as much memory."""
+        """Divide a rank's images of a partition into parts of about equally many patches, which need as much memory.
+
+        A part of a pack has few shapes.
+        """
         number = self._num_parts(partition)
         parts: Sequence[Sequence[int]]
         if partition.batch_size is not None:
             parts = cut_evenly(len(rows), number)
         else:
-            parts = share_out([shapes[row].grid.num_tokens for row in rows], [0] * number)
+            own = [shapes[row] for row in rows]
+            parts = share_by_shape([shape.grid.num_tokens for shape in own], own, [0] * number)
         return [[rows[index] for index in part] for part in parts]
 
     def _by_room(self) -> list[PartitionRecipe]:
@@ -345,28 +364,86 @@ def cut_evenly(number: int, num_parts: int) -> list[range]:
     return [range(*edge) for edge in pairwise(edges)]
 
 
-def share_out(costs: Sequence[float], loads: Sequence[float]) -> list[list[int]]:
-    """Divide images into parts that cost about the same: the dearest first, each to the part that has least so far.
+def cut_by_shape(costs: Sequence[float], shapes: Sequence[ImageShape], num_parts: int) -> list[list[int]]:
+    """Cut images in the order of their shapes, the dearest first, into runs; the dearest run is as cheap as possible.
+
+    Costs of the parts differ by up to an image of each part, which later images even out.
 
     Args:
-        costs: Cost of each image, in tokens or operations.
+        costs: Cost of each image, equal for equal shapes.
+        shapes: Its shape.
+        num_parts: Number of parts, of which the last ones may be empty.
+
+    Returns:
+        For each part the indices of its images.
+    """
+    order = [row for rows in _rows_by_shape(costs, shapes) for row in rows]
+
+    def runs(limit: float) -> list[list[int]]:
+        found, cost = [[order[0]]], costs[order[0]]
+        for row in order[1:]:
+            cost += costs[row]
+            if cost > limit:
+                found.append([])
+                cost = costs[row]
+            found[-1].append(row)
+        return found
+
+    low, high = max(costs), sum(costs)
+    for _ in range(CUT_BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if len(runs(middle)) <= num_parts else (middle, high)
+    found = runs(high)
+    return [*found, *([] for _ in range(num_parts - len(found)))]
+
+
+def share_by_shape(costs: Sequence[float], shapes: Sequence[ImageShape], loads: Sequence[float]) -> list[list[int]]:
+    """Divide images into parts that cost about the same, and of few shapes.
+
+    One part after the other, that with the most room first, is filled up to the cost of all parts in the mean: with as
+    many images as fit of the dearest shape that is left, then of the dearest one that fits into the rest. Images that
+    fit nowhere go one by one to the part that has least.
+
+    Args:
+        costs: Cost of each image, in tokens or operations, equal for equal shapes.
+        shapes: Its shape.
         loads: Cost that each part has already.
 
     Returns:
         For each part the indices of its images.
-
-    References:
-        Longest processing time first: Graham, "Bounds on multiprocessing timing anomalies", SIAM J. Appl. Math. 17
-        (1969).
     """
-    parts: list[list[int]] = [[] for _ in loads]
-    emptiest_first = [(load, part) for part, load in enumerate(loads)]
+    left, mean = _rows_by_shape(costs, shapes), _water_level(loads, sum(costs))
+    parts, filled = [[] for _ in loads], list(loads)
+    for part in sorted(range(len(loads)), key=lambda part: (loads[part], part)):
+        for rows in left:
+            fitting = max(0, int((mean - filled[part]) / costs[rows[0]])) if rows else 0
+            parts[part] += rows[:fitting]
+            filled[part] += sum(costs[row] for row in rows[:fitting])
+            del rows[:fitting]
+    emptiest_first = [(load, part) for part, load in enumerate(filled)]
     heapify(emptiest_first)
-    for row in sorted(range(len(costs)), key=lambda row: (-costs[row], row)):
+    for row in (row for rows in left for row in rows):
         load, part = emptiest_first[0]
         parts[part].append(row)
         heapreplace(emptiest_first, (load + costs[row], part))
     return parts
+
+
+def _rows_by_shape(costs: Sequence[float], shapes: Sequence[ImageShape]) -> list[list[int]]:
+    """Return the indices of the images of each shape, those of the dearest shape first."""
+    order = sorted(range(len(costs)), key=lambda row: (-costs[row], shapes[row], row))
+    return [list(rows) for _, rows in groupby(order, key=lambda row: shapes[row])]
+
+
+def _water_level(loads: Sequence[float], cost: float) -> float:
+    """Return up to which cost all parts below it are filled if they share `cost`."""
+    level = 0.0
+    for number, load in enumerate(sorted(loads), 1):
+        if number > 1 and load >= level:
+            break
+        cost += load
+        level = cost / number
+    return level
 
 
 def divide_ranks(partitions: Sequence[PartitionRecipe], num_ranks: int) -> dict[str, range]:

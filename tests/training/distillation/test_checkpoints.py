@@ -26,6 +26,7 @@ from modeling_radio.training.distillation.checkpoints import (
     HostCopies,
     SavedTensors,
     check_allowed_changes,
+    check_same_dealing,
     check_same_recipe,
     list_checkpoints,
     newest_checkpoint,
@@ -33,6 +34,7 @@ from modeling_radio.training.distillation.checkpoints import (
     writers_of,
 )
 from modeling_radio.training.recipes.recipe import Recipe, RecipeError, load_recipe
+from modeling_radio.training.views.plan import DEALING
 
 
 def write_weights(path: Path) -> None:
@@ -195,6 +197,14 @@ def test_changes_that_are_allowed_are_returned(tmp_path: Path) -> None:
         "optimizer.learning_rate",
     ]
     assert check_same_recipe(tmp_path, recipe.to_dict(), recipe, ["data"]) == []
+
+
+def test_a_run_of_packs_keeps_to_its_way_of_dealing(tmp_path: Path) -> None:
+    packs, squares = (load_recipe(name, ["data.source=images"]) for name in ("demo_full", "demo"))
+    for saved, recipe in [(DEALING, packs), (None, squares)]:
+        check_same_dealing(tmp_path, saved, recipe)
+    with pytest.raises(RecipeError, match="token_budget"):
+        check_same_dealing(tmp_path, None, packs)
 
 
 def test_what_is_a_share_of_the_run_follows_its_steps(tmp_path: Path) -> None:

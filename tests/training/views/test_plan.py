@@ -9,14 +9,16 @@ from small_recipes import small_recipe
 from modeling_radio import RadioConfig
 from modeling_radio.core.seeds import make_generator
 from modeling_radio.training.data.image_table import Images
-from modeling_radio.training.recipes.recipe import PartitionRecipe, Recipe, RecipeError
+from modeling_radio.training.recipes.recipe import PartitionRecipe, Recipe, RecipeError, load_recipe, stage_recipes
 from modeling_radio.training.views import plan
 from modeling_radio.training.views.plan import (
     BatchPlan,
     Grid,
+    ImageShape,
     PlannedBatch,
     StepShapes,
     check_windows,
+    cut_by_shape,
     cut_evenly,
     divide_ranks,
     draw_size,
@@ -26,7 +28,7 @@ from modeling_radio.training.views.plan import (
     large_enough_images,
     most_tokens,
     plan_shapes,
-    share_out,
+    share_by_shape,
     smallest_used_px,
     teachers_of_rank,
 )
@@ -323,15 +325,42 @@ def test_extreme_grids_are_those_of_the_windows() -> None:
     assert set(grids) == {(12, 12), (14, 10), (10, 14), (13, 11), (11, 13)}
 
 
-def test_the_dearest_image_goes_to_the_part_that_has_least() -> None:
-    costs = torch.randint(16, 300, (90,), generator=torch.Generator().manual_seed(0)).tolist()
-    parts = share_out(costs, [0, 0, 500, 0])
-    assert sorted(row for part in parts for row in part) == list(range(90))
-    filled = [sum(costs[row] for row in part) for part in parts]
-    filled[2] += 500
-    assert max(filled) - min(filled) < 60
-    assert share_out([9, 4, 2], [5, 0]) == [[1, 2], [0]]
+def shapes_of_sides(sides: list[int]) -> list[ImageShape]:
+    return [ImageShape(Grid(side, side), Grid(side, side)) for side in sides]
+
+
+def test_parts_of_a_pack_cost_the_same_and_have_few_shapes() -> None:
+    sides = torch.randint(4, 16, (200,), generator=torch.Generator().manual_seed(0)).tolist()
+    costs, shapes = [side**2 for side in sides], shapes_of_sides(sides)
+    loads = [0, 0, 1500, 0, 300]
+    parts = share_by_shape(costs, shapes, loads)
+    assert sorted(row for part in parts for row in part) == list(range(200))
+    filled = [load + sum(costs[row] for row in part) for load, part in zip(loads, parts, strict=True)]
+    assert max(filled) - min(filled) < min(costs) + 1
+    assert sum(len({sides[row] for row in part}) for part in parts) < 2 * len(set(sides))
+    assert share_by_shape([9, 4, 2], shapes_of_sides([3, 2, 1]), [5, 0]) == [[1, 2], [0]]
+    assert share_by_shape([4, 4], shapes_of_sides([2, 2]), [9, 0, 1]) == [[], [0], [1]]
+    assert share_by_shape([1] * 9, shapes_of_sides([1] * 9), [9, 0, 0])[0] == []
     assert [list(part) for part in cut_evenly(7, 3)] == [[0, 1], [2, 3], [4, 5, 6]]
+
+
+def test_runs_of_shapes_are_as_cheap_as_can_be() -> None:
+    sides = [4, 4, 3, 3, 3, 2, 1]
+    runs = cut_by_shape([side**2 for side in sides], shapes_of_sides(sides), 3)
+    assert [[sides[row] for row in run] for run in runs] == [[4], [4, 3], [3, 3, 2, 1]]  # 16, 25 and 23 patches
+    assert cut_by_shape([4, 4], shapes_of_sides([2, 2]), 3) == [[0], [1], []]
+
+
+@pytest.mark.parametrize(("num_ranks", "worst", "most_shapes"), [(8, 1.01, 10), (64, 1.03, 4)])
+def test_ranks_of_a_large_recipe_have_few_shapes_and_equal_work(
+    num_ranks: int, worst: float, most_shapes: float
+) -> None:
+    recipe = stage_recipes(load_recipe("radio_s", ["data.source=images"]))[-1]
+    ranks = BatchPlan(recipe, None, 0, num_ranks, patch_size=16).shapes_of_ranks(0)
+    grids = [[grid for parts in own.values() for part in parts for grid in part] for own in ranks]
+    costs = [sum(grid.num_tokens for grid in own) for own in grids]
+    assert max(costs) < worst * sum(costs) / num_ranks
+    assert sum(len(set(own)) for own in grids) <= most_shapes * num_ranks
 
 
 def two_packs(**low) -> Recipe:
@@ -366,8 +395,8 @@ def test_ranks_are_evened_out_over_all_partitions_by_counted_operations() -> Non
         BatchPlan(sizes, None, rank, 2, patch_size=16, operations={"low": {4: 1, 28: 5, 64: 9}}) for rank in (0, 1)
     ]
     assert [sorted(shape.grid.rows for each in plan.step(0) for shape in each.shapes) for plan in plans] == [
-        [8],
         [2, 4],
+        [8],
     ]
 
 
