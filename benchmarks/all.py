@@ -4,10 +4,11 @@
 
 `inference` one image, beside transformers' RADIO, timm, plain code and other encoders; `sizes` windows and packs;
 `int8` linear layers in 8 bits; `stack` one pass for three teachers; `training` the step beside other trainers, and what
-its options cost; `checkouts` the step of another checkout (`--against`); `data` from files to pixels, and the feature
-cache; `serving` a server under load; `page` docs/explanation/benchmarks.md. Several cases run in a process each, one
-after the other; one that fails is reported and the others go on. On a GPU `inference`, `sizes`, `stack` and `training`
-run. Results go to `benchmarks/results/`, those of quick runs to `runs/benchmarks-quick/`, where they replace nothing.
+its options cost; `kernels` the kernel starts of a step of the large recipes; `checkouts` the step of another checkout
+(`--against`); `data` from files to pixels, and the feature cache; `serving` a server under load; `page`
+docs/explanation/benchmarks.md. Several cases run in a process each, one after the other; one that fails is reported and
+the others go on. On a GPU `inference`, `sizes`, `stack` and `training` run. Results go to `benchmarks/results/`, those
+of quick runs to `runs/benchmarks-quick/`, where they replace nothing.
 
 The page's tables are between `<!-- table: NAME -->` and `<!-- end -->`; all around them is written by hand.
 """
@@ -101,6 +102,11 @@ TABLES: dict[str, tuple[str, str, Callable[[Rows], Rows]]] = {
     "stack": ("stack", "stack", choose("network", "size, px", "whole, ms", "TFLOP", "times as fast as all teachers")),
     "training": ("training", "training", choose("trainer", "step, ms", "images per second", "ours is times as fast")),
     "training_options": ("training", "training_options", choose("step", "CPU, ms", "more CPU", "more memory")),
+    "kernels": (
+        "kernels",
+        "kernels",
+        lambda rows: rows,
+    ),
     "preprocessing": (
         "data",
         "preprocessing",
@@ -183,6 +189,7 @@ CASES: dict[str, Case] = {
     "int8": Case("int8"),
     "stack": Case("stack", on_gpu=True),
     "training": Case("training", on_gpu=True),
+    "kernels": Case("kernels"),
     "checkouts": Case("training", "run_checkouts"),
     "data": Case("data"),
     "serving": Case("serving"),
