@@ -395,8 +395,8 @@ def match_at_night(features: Tensor, others: Tensor, within: int) -> Matches:
     """Match the places of photographs with those of the same photographs `at_night`.
 
     Args:
-        features: Of the photographs, `(num_photographs, dim, side, side)`.
-        others: The same of the changed ones.
+        features: Features of the photographs, `(num_photographs, dim, side, side)`.
+        others: Features of the changed ones, of the same shape.
         within: Positions in each direction up to which a match counts as right.
     """
     side = features.shape[-1]

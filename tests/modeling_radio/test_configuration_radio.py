@@ -353,6 +353,7 @@ WRONG = {
     "initializer_range": [0, -1, math.nan, "0.02", True, None],
     "eradio": [[], 5, "eradio"],
     "wrapped": [[], 5, "resnet50"],
+    "navit": [[], 5, "navit_small"],
     "vitdet_window_size": [0, -1, True, 8.0, math.nan, math.inf, "8"],
     "vitdet_num_global": [*COUNTS, False],
     "vitdet_num_windowed": [-1, True, 1.0, "1"],

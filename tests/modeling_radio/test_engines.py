@@ -1,4 +1,4 @@
-"""What each serving engine does with a network, as runs and readings of the engines gave it."""
+"""Verdicts on networks, engine by engine, as runs and readings of the engines gave them."""
 
 import pytest
 

@@ -33,7 +33,7 @@ TOLERANCE = 1e-5
 SIZES = ((64, 64), (64, 96), (128, 32))
 """Heights and widths of images in pixels; the networks prefer the first."""
 IMAGE_SIZE = 512
-"""Of the images that llama.cpp's converter fits positions to."""
+"""Side, in pixels, of the images that llama.cpp's converter fits positions to."""
 NETWORKS: dict[str, dict[str, Any]] = {
     "plain": {},
     "an adaptor": {"adaptors": [{"name": "words", "summary_dim": 8, "feature_dim": 8, "hidden_size": 16}]},
