@@ -45,8 +45,8 @@ BEFORE_AFTER = (
     "The same place at night: for places of a photograph, the most similar place of the same photograph mirrored, "
     "closer and at night. The title counts all places of all photographs; a dotted red line is wrong.",
     "Masks: all places that are similar to the one in the ring, by the adaptor for DINOv2.",
-    "Another style: the most similar emoji of another font. The title counts all emoji; those drawn were chosen among "
-    "the ones that are found after training.",
+    "Another style: the most similar emoji of another font. The title counts all emoji; the six that "
+    "are drawn were chosen by hand, among those that an earlier student found.",
 )
 SCORES = (
     "knn accuracy: share of held-out objects that get the right class from their nearest neighbors among the training "
