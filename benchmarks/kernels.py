@@ -53,7 +53,7 @@ TEACHERS, STUDENT, LOSSES, BACKWARD, UPDATE = "teachers", "student", "losses", "
 OTHER = "other"
 
 
-class Counted(NamedTuple):
+class StepStarts(NamedTuple):
     """Counts of one step on one rank.
 
     Attributes:
@@ -76,7 +76,7 @@ def run(settings: MeasuringSettings) -> None:
     report(settings, "kernels", "kernels", "one step of the last stage", rows)
 
 
-def row_of(recipe: str, num_ranks: int, counted: Counted) -> Row:
+def row_of(recipe: str, num_ranks: int, counted: StepStarts) -> Row:
     """Return the counts as a row of the table."""
     calls = "; ".join(f"{name} {number} of {tokens:,.0f}" for name, (number, tokens) in counted.calls.items())
     return {
@@ -149,7 +149,7 @@ def _is_view(func: Any) -> bool:
     return bool(results) and all(alias is not None and not alias.is_write for alias in results)
 
 
-def count_step(name: str, num_ranks: int, changes: tuple[str, ...] = ()) -> Counted:
+def count_step(name: str, num_ranks: int, changes: tuple[str, ...] = ()) -> StepStarts:
     """Return the counts of the last stage's second step on the first of `num_ranks` ranks.
 
     Args:
@@ -226,7 +226,7 @@ def write_images(folder: Path) -> None:
         draw_image(SIDE_PX, SIDE_PX, number).save(folder / f"{number}.jpg")
 
 
-def _count(distiller: Distiller) -> Counted:
+def _count(distiller: Distiller) -> StepStarts:
     """Run two steps, of which the second is counted: the first one makes the optimizer's state."""
     counter, parts, calls = StartCounter(), distiller.parts, dict[str, list[int]]()
     source: Any = parts.source
@@ -247,7 +247,7 @@ def _count(distiller: Distiller) -> Counted:
     batches = parts.plan.step(1)
     shapes = sum(len(batch.groups) for batch in batches)
     means = {name: (len(tokens), sum(tokens) / len(tokens)) for name, tokens in calls.items() if tokens}
-    return Counted(counter.starts, len(batches), shapes, means)
+    return StepStarts(counter.starts, len(batches), shapes, means)
 
 
 def _tokens_of_calls(teacher: Any) -> list[int]:

@@ -299,7 +299,7 @@ def check_same_dealing(checkpoint: Path, saved: str | None, recipe: Recipe) -> N
 
     Args:
         checkpoint: Folder of the checkpoint, for the message.
-        saved: What the checkpoint has as `modeling_radio.training.views.plan.DEALING`.
+        saved: The `DEALING` of the version that wrote it; None where it has none.
         recipe: This session's recipe.
 
     Raises:
