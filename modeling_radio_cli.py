@@ -37,7 +37,7 @@ COMMANDS = {
     "card": ("model_cards.card", "write the model card of a folder"),
     "publish": ("publishing.publish", "upload a folder to the Hub, after checks"),
     "app": ("serving.app.__main__", "look at features and masks in the browser"),
-    "serve": ("serving.serve", "serve features over HTTP"),
+    "serve": ("serving.serve", "serve answers or features over HTTP"),
     "doctor": (
         "core.doctor",
         "print versions, devices, missing packages; with a folder, which engines hold it",

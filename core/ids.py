@@ -34,6 +34,12 @@ def model_folder(folder: Path) -> Path:
     return folder
 
 
+def name_of_folder(folder: str | Path) -> str:
+    """Return the name of a model's folder for readers: of the folders of a run's model, that of the run."""
+    path = Path(folder).expanduser().resolve()
+    return (path.parent.name if path.name in MODELS_OF_RUNS else "") or path.name
+
+
 @functools.cache
 def _say_once(line: str) -> None:
     print(line, file=sys.stderr, flush=True)

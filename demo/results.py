@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from modeling_radio.core.command_line import Command, recorded_command
 from modeling_radio.core.files import cache_dir, write_text
+from modeling_radio.core.ids import name_of_folder
 from modeling_radio.core.machine import find_device
 from modeling_radio.core.settings import DeviceOptions, OneOf, hash_of, require
 from modeling_radio.core.timing import Clock, describe_run
@@ -128,7 +129,7 @@ def measure_sets(settings: ResultsSettings, command: str) -> tuple[Results, dict
     device = find_device(settings.device)
     student = open_radio(settings.student, device=device)
     teachers = build_teachers(reachable_teachers(recipe), student.patch_size)
-    others = [open_radio(folder, name=_name(folder), device=device) for folder in settings.others]
+    others = [open_radio(folder, name=name_of_folder(folder), device=device) for folder in settings.others]
     models: list[FeatureModel] = [RawPixels(student.patch_size, student.size_px, device)]
     models += [random_vit(student.model.config, size_px=student.size_px, device=student.device), student, *others]
     models += [
@@ -191,10 +192,6 @@ def page(results: Results, titles: dict[str, tuple[str, str]]) -> str:
     lines += ["", "## Sources", ""]
     lines += [f"- {source.name}: {source.origin}; {source.license}" for source in results.datasets]
     return "\n".join(lines) + "\n"
-
-
-def _name(folder: Path) -> str:
-    return folder.resolve().parent.name if folder.name == "final" else folder.name
 
 
 def _counts(data: EvaluationData) -> str:

@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 from modeling_radio.checks_radio import Resolution
 from modeling_radio.core.checkpoints import with_windowed_blocks
 from modeling_radio.core.command_line import Command
-from modeling_radio.core.ids import ModelFolder
+from modeling_radio.core.ids import ModelFolder, name_of_folder
 from modeling_radio.core.imports import find_function
 from modeling_radio.core.machine import find_device
 from modeling_radio.core.settings import DeviceOptions, OneOf
@@ -428,7 +428,7 @@ def task_section(task: Opened, photographs: Tensor, names: Sequence[str]) -> Sec
         rows.append(ImageRow(name, [CaptionedImage(photograph, name, "photograph"), predicted]))
     legend = [(task.class_names[index], hex_color(index)) for index in sorted(indices)]
     folder, kind = Path(task.checkpoint), type(task.model).__name__
-    return Section(f"Task: {folder.name}", f"{kind} in {folder}.", legend=legend, rows=rows)
+    return Section(f"Task: {name_of_folder(folder)}", f"{kind} in {folder}.", legend=legend, rows=rows)
 
 
 main = partial(COMMAND.run, _write)

@@ -12,6 +12,7 @@ import torch
 from modeling_radio.checks_radio import read_json
 from modeling_radio.core.checkpoints import read_config
 from modeling_radio.core.command_line import recorded_command
+from modeling_radio.core.ids import name_of_folder
 from modeling_radio.core.machine import arithmetic
 from modeling_radio.core.timing import Clock, describe_run
 from modeling_radio.extraction.columns import FEATURES, GRID, ID, MEAN_FEATURES, PCA_FILE, SCALE, SUMMARY
@@ -89,7 +90,7 @@ def _describe(extraction: Extraction, written: Written, store: Store) -> Feature
     """Return the content of the card of a complete data set."""
     settings, first = extraction.settings, extraction.shards()[0]
     source = read_manifest(store)["source"]
-    name = settings.model_id or extraction.embedder.model.model.config.version or settings.checkpoint.resolve().name
+    name = settings.model_id or extraction.embedder.model.model.config.version or name_of_folder(settings.checkpoint)
     indexes = {column: index_path(first.split, column) for column in summary_columns(list(_types(store, first.path)))}
     return FeatureSet(
         model=name.rpartition("/")[2],

@@ -14,6 +14,7 @@ from huggingface_hub import CardData, ModelCard
 
 from modeling_radio import RadioConfig
 from modeling_radio.core.files import write_text
+from modeling_radio.core.ids import name_of_folder
 from modeling_radio.core.tables import markdown
 from modeling_radio.core.trust import check_named_code
 from modeling_radio.metrics.results import STUDENT, Results, Source, build_tables
@@ -75,7 +76,7 @@ def build_card(
     results, lineage = with_lineage(results or Results(measurements=[]), checkpoint)
     is_made_by_run = _is_made_by(results.run)
     results = replace(results, run=_with_own_cost(results.run))
-    title = name or (model_id or config.version or checkpoint.resolve().name).rpartition("/")[2]
+    title = name or (model_id or config.version or name_of_folder(checkpoint)).rpartition("/")[2]
     source, tables = model_id or PLACEHOLDER, build_tables(results.measurements)
     shown: dict[str, Any] = {
         "title": title,

@@ -86,7 +86,7 @@ def _write(settings: CardSettings) -> None:
     print(f"Wrote {path}." + ("" if license else " It names no license yet: add one by --license ID."))
     results, lineage = with_lineage(results or Results(measurements=[]), settings.checkpoint)
     for warning in warnings_of([*results.teachers, *lineage.weights]):
-        print(f"Mind {warning}")
+        print(f"Please note {warning}")
 
 
 def _license(settings: CardSettings) -> License | None:

@@ -168,6 +168,6 @@ def _eval_result(measurement: Measurement, hub_id: str | None, tag: str) -> Eval
         dataset_name=dataset,
         metric_type=metric,
         metric_name=one_line(f"{measurement.task} {measurement.metric}"),
-        metric_value=measurement.value,
+        metric_value=round(measurement.value, 4),  # as the tables; no digits of float32
         metric_args=arguments,
     )

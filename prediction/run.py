@@ -19,6 +19,7 @@ from modeling_radio.checks_radio import read_json
 from modeling_radio.core.command_line import recorded_command
 from modeling_radio.core.errors import first_few
 from modeling_radio.core.files import check_run_folder, remove_partial, sole_run, write_file, write_text
+from modeling_radio.core.ids import name_of_folder
 from modeling_radio.core.settings import hash_of
 from modeling_radio.core.timing import ProgressBar
 from modeling_radio.core.trust import check_parts
@@ -301,9 +302,10 @@ def _write_page(settings: PredictSettings, answering: Answering, splits: dict[st
     """Write a page with the answers for the first images that can be read."""
     first = itertools.islice(_readable(splits, settings.batch_size), settings.num_shown)
     images = [_captioned(answering, name, picture, settings.threshold) for name, picture in first]
-    title = f"Answers of {Path(settings.checkpoint).name}"
+    title = f"Answers of {name_of_folder(settings.checkpoint)}"
     command = recorded_command(NAME, settings, ["checkpoint", "data"])
-    text = f"{len(images)} of the images. {LINES} and {TABLE} beside this page hold the answers for all. {command}"
+    beside = f"{LINES} and {TABLE} beside this page hold the answers for all."
+    text = f"The first {len(images)} images. {beside} The command: {command}"
     write_page(settings.output / PAGE, title, text, [Section("Images", rows=[ImageRow("", images)])])
 
 

@@ -194,6 +194,7 @@ def worst_images(evidence: Evidence) -> list[int]:
     return evidence.errors.argsort(descending=True, stable=True)[:NUM_SHOWN].tolist()
 
 
+@on_any_background
 def examination_figures(task: FinetuningTask, evidence: Evidence, found: PredictedExamples) -> dict[str, Figure]:
     """Return the figures of a task by the name of their file.
 

@@ -5,7 +5,7 @@ import shutil
 import pytest
 from pydantic import TypeAdapter
 
-from modeling_radio.core.ids import ModelId, model_folder, standard_id
+from modeling_radio.core.ids import ModelId, model_folder, name_of_folder, standard_id
 from modeling_radio.training.recipes.sections import StudentRecipe, TeacherRecipe
 from modeling_radio.tuning.settings import FinetuneSettings
 
@@ -49,4 +49,5 @@ def test_the_folder_of_a_run_stands_for_its_model(tmp_path, capsys):
         assert str(run / name) in capsys.readouterr().err
         assert model_folder(run / name) == run / name
         assert not capsys.readouterr().err
+        assert name_of_folder(run / name) == name_of_folder(run) == "run"
         shutil.rmtree(run / name)

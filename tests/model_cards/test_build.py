@@ -120,7 +120,7 @@ def test_a_card_without_results_says_what_the_folder_inherits(checkpoint, tmp_pa
     assert re.findall(r"^- (\w+): the license", warnings, re.MULTILINE) == ["dino_v3", "start"]
     assert card.data.base_model == [hub_id]
     assert main([str(folder), "--license", "apache-2.0"]) == 0
-    assert "Mind start: the license (CC-BY-NC-4.0) is for research" in capsys.readouterr().out
+    assert "Please note start: the license (CC-BY-NC-4.0) is for research" in capsys.readouterr().out
 
 
 def test_results_and_the_folder_name_each_teacher_and_data_set_once(checkpoint, tmp_path):

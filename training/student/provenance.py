@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from modeling_radio import RadioAdaptorConfig, RadioConfig
-from modeling_radio.core.ids import LIBRARY_PREFIXES
+from modeling_radio.core.ids import LIBRARY_PREFIXES, name_of_folder
 from modeling_radio.metrics.results import Source
 from modeling_radio.model_cards.build import license_of
 from modeling_radio.model_cards.licenses import DOUBT, nvidia_license
@@ -60,7 +60,7 @@ def _is_folder(origin: str) -> bool:
 
 def _model_name(origin: str) -> str:
     """Return an id on the Hub, or the name of a folder."""
-    return Path(origin).expanduser().resolve().name if _is_folder(origin) else origin
+    return name_of_folder(origin) if _is_folder(origin) else origin
 
 
 def _license_of_published(origin: str) -> str:
