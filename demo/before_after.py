@@ -74,12 +74,8 @@ class Tile(NamedTuple):
         """Write a text in the middle above a place."""
         size = self.figure.get_size_inches()
         place = np.array([self.left + x, self.bottom + HEIGHT - y]) / size
-        self.figure.text(
-            float(place[0]),
-            float(place[1]),
-            text,
-            **{"ha": "center", "va": "bottom", "fontsize": points, "color": INK, **options},
-        )
+        look: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": points, "color": INK, **options}
+        self.figure.text(float(place[0]), float(place[1]), text, **look)
 
     def title(self, text: str, numbers: str) -> None:
         """Write what the panel shows, and how often it is right."""
