@@ -311,8 +311,13 @@ class _Answers:
         with torch.no_grad(), self._autocast():
             self.evidence = join(self._batches())
         scores = {**self.tally.once(), **{name: float(value) for name, value in self.score.compute().items()}}
-        options = {"num_resamples": self.settings.resamples, "seed": self.settings.random_seed}
-        intervals = bootstrap_intervals(self.tally.compute, self.tally.num_images, **options)
+        intervals = bootstrap_intervals(
+            self.tally.compute,
+            self.tally.num_images,
+            num_resamples=self.settings.resamples,
+            seed=self.settings.random_seed,
+            limits=self.tally.limits,
+        )
         constant = self._constant()
         return [*self._rows(self.tally.constant_name, constant, {}), *self._rows(STUDENT, scores, intervals)]
 

@@ -40,9 +40,11 @@ class Tally(ABC):
 
     Attributes:
         constant_name: The answer of `constant` in words; empty where there is none.
+        limits: Smallest and largest possible score.
     """
 
     constant_name: ClassVar[str] = ""
+    limits: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     @abstractmethod
     def add(self, predictions: Any, references: Any) -> None:
@@ -192,6 +194,7 @@ class NumberTally(Tally):
     """A measured number an image: predictions and references `(batch,)`."""
 
     constant_name = "always the mean value"
+    limits = (0.0, math.inf)
 
     def __init__(self) -> None:
         self._batches: list[tuple[Tensor, Tensor]] = []
@@ -261,6 +264,7 @@ class DepthTally(Tally):
     """Meters for each pixel, `(batch, height, width)`; 0 in references where the depth is not known."""
 
     constant_name = "always the mean depth"
+    limits = (0.0, math.inf)
 
     def __init__(self) -> None:
         self._sums: list[Tensor] = []

@@ -12,6 +12,7 @@ from torchmetrics.classification import (
 )
 from torchmetrics.detection import MeanAveragePrecision
 
+from modeling_radio.metrics.bootstrap import bootstrap_intervals
 from modeling_radio.metrics.dense import ConfusionMatrix, DepthScore
 from modeling_radio.metrics.tallies import ClassTally, DepthTally, LabelTally, NumberTally, ObjectTally, PixelTally
 
@@ -106,6 +107,33 @@ def test_numbers_and_maps():
 def random_boxes(count, generator):
     corner, size = torch.rand(count, 2, generator=generator) * 60, torch.rand(count, 2, generator=generator) * 40 + 4
     return torch.cat([corner, corner + size], dim=1)
+
+
+def test_an_interval_contains_its_number():
+    """Noise raises these scores, so that of objects is lower than those of almost all resamples."""
+    generator, objects, labels, sure = torch.Generator().manual_seed(0), ObjectTally(60), LabelTally(), ClassTally(10)
+    for _ in range(100):
+        boxes, true = random_boxes(3, generator), torch.randint(60, (3,), generator=generator)
+        found = {"boxes": boxes.repeat(30, 1), "labels": torch.randint(60, (90,), generator=generator)}
+        found["scores"] = torch.rand(90, generator=generator)
+        objects.add([found], [{"boxes": boxes, "labels": true}])
+    labels.add(torch.rand(100, 20, generator=generator), torch.rand(100, 20, generator=generator) < 0.05)
+    logits = 2 * torch.randn(300, 10, generator=generator)
+    sure.add(logits, logits.softmax(1).multinomial(1, generator=generator).flatten())
+    drawn = []
+    for tally in (sure, labels, objects):
+        drawn.clear()
+        intervals = bootstrap_intervals(
+            lambda weights, tally=tally: drawn.append(tally.compute(weights)) or drawn[-1],
+            tally.num_images,
+            num_resamples=100,
+            limits=tally.limits,
+        )
+        numbers = tally.once()
+        for name, number in numbers.items():
+            assert 0 <= intervals[name].low <= number <= intervals[name].high <= 1, name
+    resamples = torch.cat([each["map"] for each in drawn])
+    assert resamples.quantile(0.025) > numbers["map"]
 
 
 def test_objects_are_scored_as_coco_scores_them():
