@@ -20,6 +20,7 @@ from modeling_radio import (
 from modeling_radio.checks_radio import Resolution
 from modeling_radio.figures.style import INK
 from modeling_radio.heads_radio import ProblemType
+from modeling_radio.metrics.tallies import THRESHOLD
 from modeling_radio.tokenizer import open_tokenizer
 from modeling_radio.tuning.data import LABELS, LabeledImages, Sample, choose_weights
 from modeling_radio.tuning.settings import BALANCED, FinetuneSettings
@@ -40,7 +41,6 @@ IN_WORDS: dict[ProblemType, str] = {
     "multi_label_classification": "lists of classes",
     "regression": "measured numbers",
 }
-THRESHOLD = 0.5  # that of torchmetrics: classes of at least this probability are predicted
 
 
 class ClassificationTask(FinetuningTask):
@@ -182,14 +182,14 @@ class MultiLabelTask(ClassificationTask):
         return Evidence(errors, rank_classes(predictions, references))
 
     def is_right(self, prediction: Tensor, reference: Tensor) -> bool | None:
-        return torch.equal(prediction >= THRESHOLD, reference.bool())
+        return torch.equal(prediction > THRESHOLD, reference.bool())
 
     def _describe(self, reference: Tensor) -> str:
         names = [self.class_names[number] for number in reference.nonzero().flatten().tolist()]
         return ", ".join(names) or "no class"
 
     def draw_prediction(self, ax: Axes, image: Tensor, prediction: Tensor, reference: Tensor) -> None:
-        is_predicted = prediction >= THRESHOLD
+        is_predicted = prediction > THRESHOLD
         self._draw_bars(ax, prediction, max(NUM_BARS, int(is_predicted.sum())), is_predicted == reference.bool())
         ax.axvline(THRESHOLD, color=INK, linewidth=0.5)
 
