@@ -17,7 +17,7 @@ from modeling_radio.core.files import write_text
 from modeling_radio.core.ids import name_of_folder
 from modeling_radio.core.tables import markdown
 from modeling_radio.core.trust import check_named_code
-from modeling_radio.metrics.results import STUDENT, Results, Source, build_tables
+from modeling_radio.metrics.results import STUDENT, Results, Source, build_tables, class_tables
 from modeling_radio.model_cards.kinds import (
     Conversion,
     build_adapter_card,
@@ -83,6 +83,7 @@ def build_card(
         "license": license,
         "results": results,
         "tables": tables,
+        "class_tables": class_tables(results),
         "student": STUDENT,
         "num_seeds": len({measurement.seed for measurement in results.measurements} - {None}),
         "has_intervals": any("[" in cell for table in tables for _, cells in table.rows for cell in cells),

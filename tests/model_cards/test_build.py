@@ -71,12 +71,15 @@ def test_every_figure_is_that_of_the_results_file(checkpoint, tmp_path):
         "energy_of": "GPUs",
     }
     measurements = [*RESULTS.measurements, Measurement("student", "shift_error", "one patch", "scenes", 0.123456)]
-    dataclasses.replace(RESULTS, measurements=measurements, run=run, remarks=[]).save(tmp_path / "results.json")
+    results = dataclasses.replace(RESULTS, measurements=measurements, run=run, remarks=[])
+    dataclasses.replace(results, by_class={"a|b": {"images": 3, "f1": 0.7654}}).save(tmp_path / "results.json")
     stored = json.loads((tmp_path / "results.json").read_text())
     card = build_card(checkpoint, Results.load(tmp_path / "results.json"))
     assert {result.metric_value for result in card.data.eval_results} == {0.4567, 0.3001}
     tables = card.text.split("## Results")[1].split("### Hardware")[0]
-    assert sorted(numbers(tables)) == sorted(f"{row['value']:.3f}" for row in stored["measurements"])
+    assert r"| a\|b | 3 | 0.765 |" in tables
+    values = [*(row["value"] for row in stored["measurements"]), 0.7654]
+    assert sorted(numbers(tables)) == sorted(f"{value:.3f}" for value in values)
     made = card.text.split("### Hardware")[1].split("## Limitations")[0]
     assert {float(found) for found in numbers(made)} == {0.00015, 0.05, 12.5, 0.0042}
     assert "12.5 s in all; 0.0042 kWh, counted by GPUs." in made
