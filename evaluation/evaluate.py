@@ -1,6 +1,6 @@
 """Measure a checkpoint on your images or the demo's: kNN, probes, retrieval, fidelity to its teachers and more.
 
-Of a model tuned for a task it measures the model's own answers, unless `--tasks` names others.
+A model that is tuned for a task is measured by its own answers, unless `--tasks` names others.
 """
 
 import sys
