@@ -23,7 +23,7 @@ from modeling_radio.nvidia.arguments import check_arguments, check_source
 from modeling_radio.nvidia.config import has_one_token, teacher_token_index, token_fields
 from modeling_radio.nvidia.eradio import PUBLISHED, published_name
 from modeling_radio.nvidia.keys import TrainingFileLayout, training_file_key
-from modeling_radio.nvidia.navit import is_navit, navit_arguments
+from modeling_radio.nvidia.navit import head_arguments, is_navit, navit_arguments
 from modeling_radio.nvidia.radio1d import is_radio1d
 from modeling_radio.nvidia.recognition import MATTERING
 from modeling_radio.nvidia.source import ERADIO_ARGUMENTS, PICKLES
@@ -309,7 +309,9 @@ def radio1d_arguments(config: RadioConfig) -> dict[str, Any]:
 
 def _teachers(config: RadioConfig, *, per_teacher: bool) -> list[dict[str, Any]]:
     """Return one teacher per class token, in order; a token without an adaptor gets a name of its own."""
-    teachers = {adaptor["name"]: _teacher(adaptor) for adaptor in config.adaptors}
+    teachers = {
+        adaptor["name"]: _teacher(adaptor) | head_arguments(config, adaptor["name"]) for adaptor in config.adaptors
+    }
     if not per_teacher:
         return list(teachers.values()) or [{"name": "teacher", "use_summary": True}]
     if len(teachers) > config.num_cls_tokens:

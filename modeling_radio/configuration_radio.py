@@ -627,7 +627,7 @@ class WindowFields(Radio1dFields):
     @property
     def has_windowed_blocks(self) -> bool:
         """True if ViTDet mode changes anything: not in a network that is too shallow, nor where tokens are merged."""
-        return not self.downscale_levels and len(self.global_blocks) < self.num_hidden_layers
+        return not self.downscale_levels and not all(map(self.is_global_block, range(self.num_hidden_layers)))
 
     @property
     def global_blocks(self) -> list[int]:

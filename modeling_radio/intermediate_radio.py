@@ -174,8 +174,10 @@ def forward_intermediates(  # noqa: PLR0913
         outputs.append(RadioPair(summarize_block(network, tokens), features) if return_prefix_tokens else features)
     if intermediates_only:
         return outputs
-    # Else the final output is RADIO1D's decoder's, or that of NaViT, whose last norm never stays away.
-    if result.encoded is None and (network.config.navit is None or last < depth - 1):
+    if network.config.navit is not None:  # its last norm never stays away
+        if last < depth - 1:
+            result = result._replace(tokens=network.finish_block(result.kept[last], result.grid))
+    elif result.encoded is None:  # else the final output is RADIO1D's decoder's
         result = result._replace(tokens=final_norm(result.kept[last]))
     return network.make_pairs(result, output_fmt), outputs
 

@@ -656,6 +656,17 @@ class NavitNetwork(RadioNetwork):
             final, kept = final * mask, {block: output * mask for block, output in kept.items()}
         return self.collect(call, tokens, final, kept, weights)
 
+    def finish_block(self, tokens: Tensor, grid: Resolution) -> Tensor:
+        """Return the final tokens as if a block were the last: normed, with the pool's class tokens.
+
+        Args:
+            tokens: Output of the block as `encode` keeps it, `(batch, length, hidden)`.
+            grid: Rows and columns of patches.
+        """
+        trunk = self.model
+        tokens = tokens[:, self.config.num_prefix_tokens - trunk.num_front :]  # without the queries
+        return trunk.finish(tokens, ((1, tokens.shape[1]),), trunk.rotation({grid: 1}, tokens.device))
+
     def _images(self, batch: Batch) -> Tensor:
         """Return images, of a pack each patch as one."""
         if batch.pack is None:

@@ -125,8 +125,14 @@ class CrossAttentionLayer(nn.Module):
         return tokens + self.mlp_ls(self.mlp(self.mlp_norm(tokens)))
 
 
-def _from_edge_to_edge(count: int, device: torch.device) -> Tensor:
-    """Return evenly spaced coordinates from -1 to 1, or -1 alone; the number may be a symbol, unlike `linspace`'s."""
+def _from_edge_to_edge(count: int | torch.SymInt, device: torch.device) -> Tensor:
+    """Return evenly spaced coordinates from -1 to 1, or -1 alone.
+
+    They are `linspace`'s to the last bit, on which roundings to bfloat16 depend. An exported graph has no `linspace`
+    whose length is a symbol.
+    """
+    if isinstance(count, int):
+        return torch.linspace(-1, 1, count, device=device)
     steps = torch.arange(count, device=device, dtype=torch.float32)
     return 2 * steps / steps[-1:].clamp(min=1) - 1
 

@@ -1,7 +1,7 @@
 """The training arguments of a NaViT, where `model_kwargs` hold all that shapes the network."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from modeling_radio.presets_radio import NAVIT_FIELDS, NAVIT_SIZES
@@ -21,6 +21,8 @@ CROSS_ATTENTION = "xattn_all"
 _PATCH_SIZE, _NUM_GLOBAL = 16, 4
 _OPTIONS = ("norm_layer", "norm_method", "post_norm_affine", "rope_base", "rope_fraction", "pool_type", "matryoshka")
 """Options of the network that have NVIDIA's names."""
+_HEAD_OPTIONS = ("num_layers", "num_heads", "rope_base", "rope_fraction", "allow_self_attn", "qk_norm")
+"""Options of a head that have NVIDIA's names."""
 _WORDS = ("norm_layer", "norm_method")  # in small letters here, in any there
 
 
@@ -106,18 +108,18 @@ def check_heads_of_folder(args: Mapping[str, Any]) -> None:
         )
 
 
-def head_options(args: Mapping[str, Any], name: str, keys: Collection[str]) -> dict[str, Any]:
+def head_options(args: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return the options of a head in `RadioConfig.navit`.
 
     Args:
         args: Arguments of the training run.
         name: The teacher's.
-        keys: Names of its tensors, from `layers.0.` on.
 
     Raises:
         ValueError: If the head attends to neighbors (NATTEN), or lacks the size of a patch.
     """
-    given = {key: value for key, value in head_version(args, name).items() if value is not None}
+    version = head_version(args, name)
+    given = {key: value for key, value in version.items() if value is not None}
     if "self_attn_kernel_size" in given:
         raise ValueError(
             f"`self_attn_kernel_size` of the head of {name!r} must be null, got {given['self_attn_kernel_size']!r}: "
@@ -127,11 +129,8 @@ def head_options(args: Mapping[str, Any], name: str, keys: Collection[str]) -> d
     if size is not None and patch is None:
         raise ValueError(f"`teacher_patch_size` of the head of {name!r} must be given with `teacher_input_size`.")
     return {
-        "num_layers": len({key.split(".")[1] for key in keys if key.startswith("layers.")}),
-        **{key: given[key] for key in ("num_heads", "rope_base", "rope_fraction") if key in given},
-        "allow_self_attn": any(".self_attn." in key for key in keys),
-        "qk_norm": any(".cross_attn.q_norm." in key for key in keys),
-        "use_layer_scale": any(".cross_attn_ls." in key for key in keys),
+        **{key: given[key] for key in _HEAD_OPTIONS if key in given},
+        "use_layer_scale": version.get("init_values", BY_DEPTH) is not None,  # 0 is a LayerScale that starts at zeros
         "target_grid": None if size is None else [side // patch for side in size],
     }
 
@@ -183,3 +182,23 @@ def navit_arguments(config: Any) -> dict[str, Any]:
         **{name: options[name] for name in _OPTIONS if name in options},
     }
     return {"model": f"{MODEL}base", "model_kwargs": kwargs}
+
+
+def head_arguments(config: Any, name: str) -> dict[str, Any]:
+    """Return what an entry of `teachers` says of an adaptor's head: nothing unless it cross-attends to the patches."""
+    heads = (config.navit or {}).get("heads") or {}
+    if name not in heads:
+        return {}
+    from modeling_radio.xattn_radio import HeadOptions  # which only networks with such heads need
+
+    options = HeadOptions.of(name, heads[name], config.hidden_size)
+    version = {
+        "type": CROSS_ATTENTION,
+        **{option: getattr(options, option) for option in _HEAD_OPTIONS},
+        "init_values": BY_DEPTH if options.use_layer_scale else None,
+        "feature_dim": config.adaptor(name).feature_dim,
+    }
+    if options.target_grid is not None:
+        sides = [side * config.patch_size for side in options.target_grid]
+        version |= {"teacher_input_size": sides, "teacher_patch_size": config.patch_size}
+    return {"summary_mlp_version": version}

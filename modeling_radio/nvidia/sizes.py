@@ -72,7 +72,7 @@ def build_config_fields(
         shape = backbone_fields(source.args)
         _shape(state, shape, _PATCHES_OF_NAVIT)
         heads = {
-            name: head_options(source.args, name, _tensors_of(state, name, "head_mlp."))
+            name: head_options(source.args, name)
             for name in adaptor_names(state, source)
             if name in cross_attention_heads(source.args)
         }

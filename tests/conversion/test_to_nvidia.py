@@ -369,6 +369,7 @@ def test_a_radio1d_that_nvidia_cannot_build_is_refused(field, value):
         ({"pool_type": "attn_qknorm", "norm_layer": "rmsnorm", "norm_method": "post"}, {"qkv_bias": False}),
         ({"post_norm_affine": True, "rope_base": 100, "rope_fraction": 0.5, "inner_summary_idxs": [1]}, {}),
         ({"scaled_by_depth": True}, {"use_layer_scale": True, "num_cls_tokens": 0, "summary_idxs": [], "adaptors": []}),
+        ({"heads": {"teacher_a": {"num_heads": 1, "use_layer_scale": False, "target_grid": [2, 3]}}}, {}),
     ],
 )
 def test_a_navit_of_ours_is_the_same_network_again(options, fields, tmp_path):
@@ -379,5 +380,7 @@ def test_a_navit_of_ours_is_the_same_network_again(options, fields, tmp_path):
         expected, found = (each(images) for each in (model, again))
         assert torch.equal(found.summary, expected.summary)
         assert torch.equal(found.features, expected.features)
+        for name, answer in expected.adaptors.items():
+            assert torch.equal(found.adaptors[name].features, answer.features)
         blocks = [each.get_intermediate_features(images, [0])[0].summary for each in (model, again)]
     assert torch.equal(*blocks)

@@ -68,8 +68,9 @@ def test_windows_by_configuration_by_call_and_by_block(global_blocks):
 
 
 @torch.no_grad()
-def test_tokens_in_front_do_not_see_patches_in_windows():
-    model = build_navit({"global_blocks": []})
+@pytest.mark.parametrize("depth", [1, 3])
+def test_tokens_in_front_do_not_see_patches_in_windows(depth):
+    model = build_navit({"global_blocks": []}, num_hidden_layers=depth)
     first, second = (model(torch.rand(1, 3, 16, 24), window_size=2) for _ in range(2))
     assert torch.equal(first.summary, second.summary)
     assert not torch.allclose(first.features, second.features, atol=1e-3)
@@ -103,6 +104,10 @@ def test_intermediate_blocks(tmp_path):
         torch.testing.assert_close(last, model(images).features, rtol=0, atol=1e-6)
         final, _ = model.forward_intermediates(images, indices=1, output_fmt="NLC")
         torch.testing.assert_close(final["backbone"].features, model(images).features, rtol=0, atol=1e-6)
+        early, _ = model.forward_intermediates(images, indices=[1], stop_early=True, output_fmt="NLC")
+        shallow = build_navit(options, num_hidden_layers=2)
+        shallow.load_state_dict({name: model.state_dict()[name] for name in shallow.state_dict()})
+        torch.testing.assert_close(early["backbone"].summary, shallow(images).summary, rtol=0, atol=1e-6)
         maps = RadioBackbone(RadioConfig(**{**model.config.to_dict(), "out_indices": [1, 3]}))(images).feature_maps
         assert [each.shape for each in maps] == [(1, 16, 5, 7)] * 2
 

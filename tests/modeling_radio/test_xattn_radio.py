@@ -84,6 +84,15 @@ def test_what_nvidias_file_asks_for_beyond_this_is_refused(tmp_path):
         convert(tmp_path / "neighbors.pth.tar")
 
 
+def test_a_file_that_lost_a_layer_is_no_smaller_head(tmp_path):
+    content = load_training_file("navit_xattn_tiny")
+    last = "_heads.sam3.layers.1."
+    content["state_dict"] = {name: each for name, each in content["state_dict"].items() if not name.startswith(last)}
+    torch.save(content, tmp_path / "damaged.pth.tar")
+    with pytest.raises(ValueError, match=r"sam3\.head_mlp\.layers\.1"):
+        convert(tmp_path / "damaged.pth.tar")
+
+
 def test_only_the_chosen_heads_are_converted():
     model = convert(REFERENCE / "navit_xattn_tiny" / "checkpoint.pth.tar", adaptors=["siglip2-g", "sam3"])
     assert list(model.adaptors) == ["siglip2-g", "sam3"]
