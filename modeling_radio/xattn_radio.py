@@ -125,13 +125,15 @@ class CrossAttentionLayer(nn.Module):
         return tokens + self.mlp_ls(self.mlp(self.mlp_norm(tokens)))
 
 
-def _from_edge_to_edge(count: int | torch.SymInt, device: torch.device) -> Tensor:
+def _from_edge_to_edge(count: int, device: torch.device, *, is_exact: bool) -> Tensor:
     """Return evenly spaced coordinates from -1 to 1, or -1 alone.
 
-    They are `linspace`'s to the last bit, on which roundings to bfloat16 depend. An exported graph has no `linspace`
-    whose length is a symbol.
+    Args:
+        count: How many; where it is not exact also a symbol of an exported graph, which `linspace` does not take.
+        device: Device of the result.
+        is_exact: Return those of `linspace` to the last bit, on which roundings to bfloat16 depend.
     """
-    if isinstance(count, int):
+    if is_exact:
         return torch.linspace(-1, 1, count, device=device)
     steps = torch.arange(count, device=device, dtype=torch.float32)
     return 2 * steps / steps[-1:].clamp(min=1) - 1
@@ -177,7 +179,8 @@ class CrossAttentionHead(nn.Module):
         target = self.target_grid((rows, cols))
         if homography is None:
             homography = torch.eye(3, device=features.device).expand(batch_size, 3, 3)
-        y, x = torch.meshgrid(*(_from_edge_to_edge(count, features.device) for count in target), indexing="ij")
+        sides = (_from_edge_to_edge(count, features.device, is_exact=self.is_rounded) for count in target)
+        y, x = torch.meshgrid(*sides, indexing="ij")
         points = torch.stack([x, y, torch.ones_like(x)], dim=-1).flatten(0, 1)
         warps = homography.float()
         if self.is_rounded:  # see `NavitOptions.rounded_angles`: of the product of matrices and what is made of it
