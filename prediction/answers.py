@@ -8,17 +8,20 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import pipeline
 
 from modeling_radio import RadioForInstanceSegmentation, RadioForZeroShotImageClassification, class_of
 from modeling_radio.figures.predictions import Opened
-from modeling_radio.pipelines_radio import limits_of
+from modeling_radio.pipelines_radio import RadioObjectDetectionPipeline, limits_of
 from modeling_radio.tasks_radio import PIPELINES, task_of
 
 
 CLASSES, OBJECTS, SEGMENTS, DEPTH = "classes", "objects", "segments", "depth"
 """Kinds of answers, the key of each in a line of JSON."""
+SIDES = ("xmin", "ymin", "xmax", "ymax")
+"""Names of a pipeline's sides of a box."""
 _KIND_OF_TASK = {
     "image-classification": CLASSES,
     "zero-shot-image-classification": CLASSES,
@@ -46,6 +49,13 @@ class Answer:
 
     values: dict[str, Any]
     image: np.ndarray | None = None
+
+
+class _ExactBoxes(RadioObjectDetectionPipeline):
+    """The pipeline with the fractions of pixels that transformers cuts off: boxes score as in `radio evaluate`."""
+
+    def _get_bounding_box(self, box: Tensor) -> dict[str, float]:  # pyrefly: ignore[bad-override]
+        return dict(zip(SIDES, box.tolist(), strict=True))
 
 
 @dataclass
@@ -84,13 +94,14 @@ class Answering:
             if is_zero_shot or self.kind not in (CLASSES, OBJECTS):
                 raise ValueError(f"`threshold` must be left out for {task.pipeline}, got {self.threshold!r}.")
             limits_of(model.config, self.threshold)
+        impl = class_of((PIPELINES | task.own_pipelines)[task.pipeline].impl)
         build: Any = pipeline  # its overloads know no models but those of transformers
         self._pipeline = build(
             task.pipeline,
             model=model,
             image_processor=self.opened.processor,
             tokenizer=self.opened.tokenizer,
-            pipeline_class=class_of((PIPELINES | task.own_pipelines)[task.pipeline].impl),
+            pipeline_class=_ExactBoxes if impl is RadioObjectDetectionPipeline else impl,
             device=model.device,
         )
 
@@ -183,7 +194,7 @@ def _read_objects(found: Any, size: tuple[int, int], numbers: Mapping[str, int])
             mask = np.asarray(each["mask"]) > 0
             one |= {"box": box_of(mask), "mask": run_lengths(mask)}
         else:
-            one |= {"box": [float(each["box"][side]) for side in ("xmin", "ymin", "xmax", "ymax")]}
+            one |= {"box": [float(each["box"][side]) for side in SIDES]}
         objects.append(one)
     return Answer({OBJECTS: objects})
 

@@ -17,7 +17,6 @@ from modeling_radio.checks_radio import Resolution, did_you_mean
 from modeling_radio.core.checkpoints import without_reports
 from modeling_radio.core.files import write_folder
 from modeling_radio.core.hub import find_folder
-from modeling_radio.core.ranks import runs_on_cpu
 from modeling_radio.core.trust import check_named_code
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.inputs_radio import choose_without_budget
@@ -254,7 +253,7 @@ def computes_in_bfloat16(settings: FinetuneSettings) -> bool:
     """True if forward and backward run in bfloat16."""
     if settings.precision == "auto":
         # Emulated, as on a T4 or V100, it is slow.
-        has_gpu = torch.cuda.is_available() and not runs_on_cpu(settings.device)
+        has_gpu = torch.cuda.is_available() and settings.device != "cpu"
         return has_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
     return settings.precision == "bf16"
 
