@@ -160,7 +160,7 @@ def test_a_stop_reaches_what_a_pool_runs_and_ends_no_idle_process(tmp_path):
     context = multiprocessing.get_context("fork")
     others = set(multiprocessing.active_children())  # of other tests in this process
     stop = context.Event()
-    pool = ProcessPoolExecutor(2, context, prepare_stoppable, (stop, side_by_side.prepare, "", [], tmp_path, ""))
+    pool = ProcessPoolExecutor(2, context, prepare_stoppable, (stop, side_by_side.prepare, "", [], tmp_path, "", None))
     with pool:
         lingering = pool.submit(run_stoppable, side_by_side.linger, "first")
         pool.submit(run_stoppable, side_by_side.run, "one", 0).result()  # after it, its process is idle

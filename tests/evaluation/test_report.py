@@ -64,7 +64,7 @@ def test_numbers_curves_and_sources_are_on_the_page(tmp_path):
     (section,) = resolution_section(MEASUREMENTS)
     for values in ("student: 128 px 0.920, 256 px 0.970;", "a <b> $x_$: 128 px 0.400;", "a <b> $x_$: 128 px -0.100."):
         assert values in section.drawing.alt
-    assert section.drawing.png.startswith(b"\x89PNG")
+    assert section.drawing.content.startswith(b"\x89PNG")
     write_report(tmp_path / "empty.html", Results([]))
     assert "<h2>" not in (tmp_path / "empty.html").read_text(encoding="utf-8")
 

@@ -49,7 +49,7 @@ def test_weights_are_initialized_from_the_meta_device(family, tmp_path):
     model = build_network(family)
     model.save_pretrained(tmp_path)
     state = load_file(tmp_path / "model.safetensors")
-    kept = {"radio_model.model.blocks.0.norm1.weight"}
+    kept = [key for number, key in enumerate(sorted(state)) if number % 3]  # a folder without most is another model's
     save_file({key: state[key] for key in kept}, tmp_path / "model.safetensors", {"format": "pt"})
     loaded = RadioModel.from_pretrained(tmp_path)
     for name, value in loaded.state_dict().items():
