@@ -95,7 +95,9 @@ def test_all_but_those_of_the_demo_are_known_here() -> None:
     assert {name for name in list_recipes() if not name.startswith("demo")} == set(SHIPPED)
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize(  # three teachers in place of C-RADIOv4-H are those of c_radio_v4_h
+    "name", [pytest.param(name, marks=pytest.mark.slow if name.endswith("_three") else ()) for name in SHIPPED]
+)
 def test_recipe_builds_at_full_size_on_the_meta_device(name: str) -> None:
     widths, num_parameters, *_ = SHIPPED[name]
     recipe = load_recipe(name, ["data.source=images"])
