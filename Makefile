@@ -30,7 +30,7 @@ tour: $(VENV)/installed-dev  ## whole journeys: site, guides, page and app in a 
 		|| ! command -v apt-get >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium; }
 	@command -v slurmd >/dev/null || [ "$$(id -u)" != 0 ] \
 		|| ! command -v apt-get >/dev/null || { apt-get update -qq && apt-get install -y -qq slurm-wlm; }
-	$(PYTEST) -m "tour and not gpu and not hub"
+	$(PYTEST) -m "tour and not slow and not gpu and not hub"
 
 # Tiny models that this repository writes, opened by libraries that have never seen it, and by `Embedder` in them. Spark needs Java.
 # Ray Train is in another environment, with what `radio distill` needs, and SkyPilot alone: it wants an older click than transformers.

@@ -65,7 +65,11 @@ def test_a_picture_is_first_seen_at_the_largest_size_that_is_quick(milliseconds,
     ("model", "size"),
     [
         (build_eradio(), 128),
-        (RadioModel(RadioConfig.from_preset("radio-test", downscale_levels=[3], decoder_depth=2)), 64),
+        pytest.param(
+            RadioModel(RadioConfig.from_preset("radio-test", downscale_levels=[3], decoder_depth=2)),
+            64,
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["E-RADIO", "RADIO1D"],
 )

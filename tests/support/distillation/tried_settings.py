@@ -636,9 +636,13 @@ def _fit(trials: Sequence[Trial]) -> bool:
     """Return whether the settings of all trials hold in one recipe."""
     settings = settings_of(trials)
     try:
-        check_student_views(recipe_of(settings))
+        recipe = recipe_of(settings)
+        check_student_views(recipe)
     except ValueError:
         return False
+    sources = [each.source for each in recipe.data.sources()]
+    if recipe.data.filters.max_distance is not None and len({*sources}) < len(sources):
+        return False  # the second source has nothing but duplicates of the first
     values = values_of(settings)
     return all(
         value_at(values, path) == value_at(values_of(own), path)

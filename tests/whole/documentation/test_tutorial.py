@@ -18,7 +18,7 @@ NOT_HERE = ("python -m venv", "source ", "pip install", "radio demo")
 
 def commands(block: Block) -> list[list[str]]:
     """Return the words of each line of a shell block that runs here."""
-    lines = block.text.replace("\\\n", " ").splitlines()
+    lines = block.text.replace("\\\n", " ").replace("--steps 150", "--steps 4").splitlines()
     return [shlex.split(line)[1:] for line in lines if not line.startswith(NOT_HERE)]
 
 

@@ -225,14 +225,14 @@ def test_everything_is_written_and_said_once(two_ranks):
             set() if "task" in scenario.options else {"confusion.png"}
         )
         drawn = {path.name for path in (output / "pictures").iterdir()}
-        assert drawn == {"step-2.png", "step-4.png", *examination}
+        assert drawn == {"step-2.png", "step-4.png", "examples", *examination}
         once = {"settings.json", "results.json", "final"} | ({"merged"} if "merge" in scenario.options else set())
         assert once < {path.name for path in output.iterdir()}
         is_whole = scenario.stop_at is None
         num_evaluations = 3 if is_whole else 2  # the last is after the training
         within = ("checkpoint-", modeling_radio.core.files.TEMPORARY_PREFIX)  # folders that appear as a whole
         written = [each for each in first["written"] if not any(part.startswith(within) for part in Path(each).parts)]
-        assert len(written) == len(once) + len(examination) + num_evaluations + is_whole  # which begins the folder
+        assert len(written) == len(once) + len(examination) + 1 + num_evaluations + is_whole  # examples; a new folder
     assert "training and 3 validation images" in log_file(two_ranks.folder, 0).read_text()
     assert "Training " in log_file(two_ranks.folder, 0).read_text()
     assert "raining" not in log_file(two_ranks.folder, 1).read_text()

@@ -176,7 +176,7 @@ def test_webgpu_gives_the_same_features(driver, address):
         assert watch.errors == []
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("precision", [pytest.param("fp16", marks=pytest.mark.slow), "int8"])
 def test_smaller_weights_give_features_alike(browser, checkpoint, site, tmp_path, precision):
     """What "auto" takes where it agrees: of these random weights, 8 bits keep less."""
     flags = [*FLAGS[:-1], precision, "--no-words", "--no-webgpu", "--pictures", str(checkpoint.parent / "otter.png")]
