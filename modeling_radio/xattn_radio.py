@@ -129,7 +129,7 @@ def _from_edge_to_edge(count: int, device: torch.device, *, is_exact: bool) -> T
     """Return evenly spaced coordinates from -1 to 1, or -1 alone.
 
     Args:
-        count: How many; where it is not exact also a symbol of an exported graph, which `linspace` does not take.
+        count: Their number; where it is not exact also a symbol of an exported graph, which `linspace` does not take.
         device: Device of the result.
         is_exact: Return those of `linspace` to the last bit, on which roundings to bfloat16 depend.
     """
