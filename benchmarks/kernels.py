@@ -31,7 +31,6 @@ from modeling_radio.training.distillation import inputs, step, trainer
 from modeling_radio.training.distillation.trainer import Distiller
 from modeling_radio.training.planning.costs import Networks
 from modeling_radio.training.recipes.recipe import Recipe, load_recipe, stage_recipes
-from modeling_radio.training.student.build import student_config, student_patch_size
 from modeling_radio.training.teachers.base import Teacher
 from modeling_radio.training.teachers.published.architectures import PUBLISHED, published_config
 from modeling_radio.training.views.plan import BatchPlan
@@ -163,9 +162,16 @@ def count_step(name: str, num_ranks: int, changes: tuple[str, ...] = ()) -> Step
         folder = Path(scratch)
         full = last_stage(load_recipe(name, [f"data.source={folder / 'images'}", *changes]))
         write_images(folder / "images")
-        patch_size, operations = student_patch_size(full), Networks(full).operations(full)
-        distiller = Distiller(narrowed(full, folder), folder / "run")
-        plan = BatchPlan(distiller.recipe, NUM_IMAGES // 2, 0, num_ranks, patch_size=patch_size, operations=operations)
+        networks = Networks(full)
+        distiller = Distiller(narrowed(full, networks.student.config.num_attention_heads, folder), folder / "run")
+        plan = BatchPlan(
+            distiller.recipe,
+            NUM_IMAGES // 2,
+            0,
+            num_ranks,
+            patch_size=networks.student.patch_size,
+            operations=networks.operations(full),
+        )
         with patch.object(inputs, "plan_batches", lambda *_: plan):
             distiller.build()
         return _count(distiller)
@@ -185,11 +191,12 @@ def last_stage(recipe: Recipe) -> Recipe:
     )
 
 
-def narrowed(recipe: Recipe, folder: Path) -> Recipe:
+def narrowed(recipe: Recipe, num_heads: int, folder: Path) -> Recipe:
     """Return a recipe whose networks keep all blocks and heads but are narrow, with random weights.
 
     Args:
         recipe: A stage of a recipe for published teachers.
+        num_heads: Attention heads of the student.
         folder: Gets the configurations of the teachers.
     """
     teachers, head = [], {"hidden_size": NARROW, "num_inner_blocks": 0}
@@ -198,8 +205,7 @@ def narrowed(recipe: Recipe, folder: Path) -> Recipe:
         narrow(entry.source).save_pretrained(target)
         options = {**entry.options, "weights": "random"}
         teachers.append(entry.replace(source=str(target), options=options, precision="bfloat16"))
-    heads = student_config(recipe, Networks(recipe).teachers).num_attention_heads
-    sizes = {"hidden_size": heads * HEAD_DIM, "num_attention_heads": heads}
+    sizes = {"hidden_size": num_heads * HEAD_DIM, "num_attention_heads": num_heads}
     own = {"config": {**recipe.student.config, **sizes}, "adaptor": {**recipe.student.adaptor, **head}}
     student = recipe.student.replace(**own)
     return recipe.replace(teachers=teachers, student=student)
