@@ -6,6 +6,7 @@ Blocks that don't import this repository's packages run as a stranger's do, with
 import io
 import re
 import shutil
+import signal
 import sys
 
 import pytest
@@ -101,7 +102,9 @@ def test_contributors_step_through_training(monkeypatch, capsys, one_thread):
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(sys, "stdin", io.StringIO("tbreak Distiller.train_step\nc\nwhere\nc\n"))
     names = {}
+    handler = signal.getsignal(signal.SIGINT)
     exec(compile(block.text, block.place, "exec"), names)
+    signal.signal(signal.SIGINT, handler)  # the debugger leaves its own, which writes to this test's output
     assert "trainer.py" in capsys.readouterr().out.partition("train_step()")[0].splitlines()[-1]  # it stopped there
     assert [path.name for path in (names["folder"] / "run" / "checkpoints").iterdir()] == ["step_00000001"]
     shutil.rmtree(names["folder"])
