@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple,
 
 import yaml
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, to_jsonable_python
 
@@ -421,6 +421,19 @@ def _existing_device(name: str | None) -> str | None:
 
         find_device(name, error=SettingsError)
     return name
+
+
+class TileOptions(Settings):
+    """Base of the options of a command that sees large images in tiles.
+
+    Attributes:
+        tile_size: Side in pixels of overlapping tiles, in which the model sees an image in its own size; by default
+            it sees the image whole, reduced to its usual size.
+        tile_overlap: Share of a tile that overlaps the next one.
+    """
+
+    tile_size: int | None = Field(None, gt=0)
+    tile_overlap: float = Field(0.25, ge=0, lt=1)
 
 
 class DeviceOptions(Settings):

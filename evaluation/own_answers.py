@@ -12,20 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modeling_radio import TASK_MODELS, RadioConfig
+from modeling_radio import TASK_MODELS, RadioConfig, RadioPreTrainedModel
 from modeling_radio.checks_radio import read_json
 from modeling_radio.core.command_line import recorded_command
 from modeling_radio.core.ranks import device_of_process, rank_and_count
-from modeling_radio.core.settings import hash_of
+from modeling_radio.core.settings import TileOptions, hash_of
 from modeling_radio.core.timing import Clock, describe_run
 from modeling_radio.core.trust import check_parts
 from modeling_radio.evaluation.data_tables import choose_rows, path_within, table_state
-from modeling_radio.evaluation.models.radio import AUTOCAST_TYPES
+from modeling_radio.evaluation.models.radio import AUTOCAST_TYPES, tiles_of
 from modeling_radio.evaluation.models.teachers import network_fingerprint
 from modeling_radio.evaluation.run import check_outputs
 from modeling_radio.evaluation.settings import EvaluationSettings, is_named_set
 from modeling_radio.figures.page import Drawing, Section
-from modeling_radio.figures.predictions import Opened, open_model, read_radio_config
+from modeling_radio.figures.predictions import Opened, open_model, predict_tiles, read_radio_config
 from modeling_radio.metrics.bootstrap import Interval, bootstrap_intervals
 from modeling_radio.metrics.results import STUDENT, Measurement, Results, Source, class_tables
 from modeling_radio.metrics.tallies import (
@@ -58,11 +58,12 @@ from modeling_radio.tuning.tasks.base import Evidence, FinetuningTask, TableExam
 from modeling_radio.tuning.tasks.classification import MultiLabelTask, RegressionTask
 from modeling_radio.tuning.tasks.dense import DepthTask, SegmentationTask
 from modeling_radio.tuning.tasks.detection import DetectionScore, DetectionTask, InstanceSegmentationTask
+from modeling_radio.views_radio import ViewOptions
 
 
 READ = (
     *("checkpoint", "data", "base", "size", "output", "report", "batch_size", "num_workers", "precision", "device"),
-    *("resamples", "random_seed", "max_images", "test_split", "streaming", "image_column"),
+    *("resamples", "random_seed", "max_images", "test_split", "streaming", "image_column", "tile_size", "tile_overlap"),
 )
 """Settings that these measurements read, beside those of the labels."""
 COLUMNS = {"label_column": "labels", "mask_column": "masks", "object_column": "objects", "depth_column": "depth maps"}
@@ -171,7 +172,7 @@ def _open_task(settings: EvaluationSettings, name: str, opened: Opened) -> tuple
         checkpoint=str(settings.checkpoint),
         task=name,
         data=str(settings.data),
-        size=input_size(opened, settings.size),
+        size=input_size(opened, settings.size, is_checked=settings.tile_size is None),
         streaming=settings.streaming,
         steps=1,  # this and the next line: a stream to train on needs them
         evaluate_every=1,
@@ -204,12 +205,13 @@ def _problem_type(config: RadioConfig) -> str:
     return str(config.problem_type or "single_label_classification")
 
 
-def input_size(opened: Opened, shorter_px: int | None = None) -> tuple[int, int]:
+def input_size(opened: Opened, shorter_px: int | None = None, *, is_checked: bool = True) -> tuple[int, int]:
     """Return the height and width of the model's inputs in pixels.
 
     Args:
         opened: The model.
         shorter_px: Shorter side; None takes the size that the folder's processor has, as of a tuned model.
+        is_checked: Whether the model sees them whole, so that its largest side matters.
 
     Raises:
         ValueError: If the model does not take images of `shorter_px`.
@@ -220,7 +222,8 @@ def input_size(opened: Opened, shorter_px: int | None = None) -> tuple[int, int]
         step, scale = config.resolution_step, shorter_px / min(sides)
         sides = [max(round(side * scale / step), 1) * step for side in sides]
     height, width = sides
-    config.check_resolution(height, width, argument="size")
+    if is_checked:
+        config.check_resolution(height, width, argument="size")
     return height, width
 
 
@@ -270,6 +273,7 @@ def _remarks(settings: EvaluationSettings, images: LabeledImages, *, is_held_out
 def _decisive(settings: EvaluationSettings, task: FinetuningTask) -> dict[str, Any]:
     """Return the settings that decide the numbers."""
     names = ("precision", "resamples", "random_seed", "max_images", "test_split", "image_column", *COLUMNS)
+    names += tuple(TileOptions.model_fields) if settings.tile_size is not None else ()
     given = {name: value for name, value in settings.to_dict().items() if name in names and value is not None}
     return {"size": list(task.size), **given}
 
@@ -286,6 +290,17 @@ class _OwnSize(nn.Module):
         return build_transform(self.task.settings, self.task.targets, (height, width), is_training=False)(sample)
 
 
+class _Tiled(nn.Module):
+    """A model whose answer is that of `predict`, in tiles."""
+
+    def __init__(self, model: RadioPreTrainedModel, tiles: ViewOptions):
+        super().__init__()
+        self.model, self.tiles = model, tiles
+
+    def forward(self, pixel_values: Tensor) -> Any:
+        return predict_tiles(self.model, pixel_values, self.tiles)
+
+
 class _Answers:
     """The answers of a model on the images of a task.
 
@@ -297,6 +312,8 @@ class _Answers:
 
     def __init__(self, task: FinetuningTask, opened: Opened, settings: EvaluationSettings):
         self.task, self.opened, self.settings = task, opened, settings
+        tiles = tiles_of(settings)
+        self.model = opened.model if tiles is None else _Tiled(opened.model, tiles)
         self.has_own_sizes = _fixed_size(opened) is None and settings.size is None and task.targets.are_of_images
         transform = _OwnSize(opened, task) if self.has_own_sizes else None
         if transform is None:
@@ -336,7 +353,7 @@ class _Answers:
     def _batches(self) -> Iterator[Evidence]:
         """Run the model; add each batch to the scores, and yield its errors."""
         batch_size = 1 if self.has_own_sizes else None
-        for predictions, references in compared_batches(self.task, self.opened.model, self.examples, batch_size):
+        for predictions, references in compared_batches(self.task, self.model, self.examples, batch_size):
             self.score.update(predictions, references)
             if isinstance(self.score, DetectionScore):
                 self.tally.add(*unpacked_rows(self.score, predictions, references))
@@ -380,7 +397,7 @@ class _Answers:
         return sections
 
     def _predict(self, rows: Sequence[int]) -> PredictedExamples:
-        task, model = self.task, self.opened.model
+        task, model = self.task, self.model
         if not self.has_own_sizes:
             return predict_examples(task, model, self.examples, rows=rows)
         each = [predict_examples(task, model, self.examples, rows=[row]) for row in rows]

@@ -16,7 +16,7 @@ from modeling_radio.evaluation.data_tables import open_data
 from modeling_radio.evaluation.features import FeatureStore
 from modeling_radio.evaluation.models.opening import open_model
 from modeling_radio.evaluation.models.pretrained import RawPixels, random_vit
-from modeling_radio.evaluation.models.radio import AUTOCAST_TYPES, RadioFeatures, open_radio
+from modeling_radio.evaluation.models.radio import AUTOCAST_TYPES, RadioFeatures, open_radio, tiles_of
 from modeling_radio.evaluation.models.teachers import TeacherFeatures
 from modeling_radio.evaluation.settings import RETRIEVAL, EvaluationSettings
 from modeling_radio.evaluation.tasks.base import Evaluation
@@ -43,7 +43,14 @@ def open_student(settings: EvaluationSettings, recipe: Recipe | None = None) -> 
     dtype = AUTOCAST_TYPES[settings.precision]
     teachers = [] if recipe is None else [entry.name for entry in recipe.teachers]
     device = device_of_process(settings.device)
-    return open_radio(settings.checkpoint, size_px=settings.size, device=device, dtype=dtype, teachers=teachers)
+    return open_radio(
+        settings.checkpoint,
+        size_px=settings.size,
+        device=device,
+        dtype=dtype,
+        teachers=teachers,
+        tiles=tiles_of(settings),
+    )
 
 
 def find_recipe(settings: EvaluationSettings) -> Recipe | None:

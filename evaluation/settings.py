@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from modeling_radio.core.files import RUN_FILE
 from modeling_radio.core.ids import ModelFolder
 from modeling_radio.core.imports import is_object_path
-from modeling_radio.core.settings import DeviceOptions, OneOf, Settings, Spelling, read_names, require
+from modeling_radio.core.settings import DeviceOptions, OneOf, Settings, Spelling, TileOptions, read_names, require
 from modeling_radio.training.recipes.recipe import RECIPE_FILE, Recipe, RecipeOptions
 
 
@@ -301,7 +301,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Settings by protocol; settings that the user gives replace them."""
 
 
-class EvaluationSettings(RecipeOptions, DataOptions, TaskSettings, DeviceOptions):
+class EvaluationSettings(RecipeOptions, DataOptions, TaskSettings, TileOptions, DeviceOptions):
     """Settings of an evaluation.
 
     Attributes:
@@ -399,4 +399,5 @@ class EvaluationSettings(RecipeOptions, DataOptions, TaskSettings, DeviceOptions
     def of_tasks(self) -> dict[str, Any]:
         """Return the settings that decide the numbers, for the results file."""
         decisive = {*TaskSettings.model_fields, *DataOptions.model_fields, "preset", "size", "precision"}
+        decisive |= set() if self.tile_size is None else TileOptions.model_fields.keys()
         return {name: value for name, value in self.to_dict().items() if name in decisive - {"predictions"}}

@@ -163,13 +163,16 @@ def _made(extraction: Extraction, written: Written, store: Store) -> list[tuple[
     if store.exists(MADE):
         with store.reading(MADE) as path:
             made_then = read_json(path)
-    size = {"shortest_edge": settings.size} if settings.size else dict(model.processor.to_dict()["size"])
+    usual = {} if settings.tile_size else dict(model.processor.to_dict()["size"])
+    size = {"shortest_edge": settings.size} if settings.size else usual
     sides = ", ".join(f"{name.replace('_', ' ')} {value} px" for name, value in size.items() if value is not None)
     made = {
         "model": f"{facts['model']['weights and processor']} (hash of weights, configuration and processor)",
-        "images": f"{sides}; patches of {model.patch_size} px",
+        "images": f"{sides or 'their own size'}; patches of {model.patch_size} px",
         "choice of images": settings.max_images and f"{settings.max_images} of each split, seed {settings.random_seed}",
         "computed in": settings.precision,
+        "tiles": settings.tile_size
+        and f"{settings.tile_size} px, {settings.tile_overlap:.0%} of it shared with the next",
         "stored as": settings.dtype,
         "patches": settings.pool > 1 and f"means of {settings.pool} x {settings.pool}",
         "principal components": settings.pca and f"{settings.pca}, from a choice of images, in {PCA_FILE}",

@@ -22,6 +22,7 @@ from modeling_radio.extraction.columns import FEATURES, SUMMARY, stored
 from modeling_radio.image_processing_radio import UNREADABLE, to_eight_bits
 from modeling_radio.metrics.feature_model import TextModel
 from modeling_radio.training.data.decoding import EncodedImage, UnusableImageError, decode_rgb, to_tensor
+from modeling_radio.views_radio import ViewOptions
 
 
 TEXTS = "texts"
@@ -45,6 +46,7 @@ class Embedder:
         dtype: "float32" or "float16": type of the vectors.
         precision: "float32" or "bfloat16": type in which the checkpoint computes.
         device: Device such as "cuda:1"; by default the first GPU, if there is one.
+        tiles: Overlapping tiles in which it sees images; these keep their own size unless `size` is given.
 
     Raises:
         ValueError: If an argument has another value.
@@ -68,19 +70,21 @@ class Embedder:
         dtype: Literal["float32", "float16"] = "float32",
         precision: Literal["float32", "bfloat16"] = "float32",
         device: str | torch.device | None = None,
+        tiles: ViewOptions | None = None,
     ) -> None:
         check_choice("what", what, COLUMNS)
         check_choice("dtype", dtype, ["float32", "float16"])
         check_choice("precision", precision, AUTOCAST_TYPES)
         optional(integer(1)).check("size", size)
         for_images = {"adaptors": bool(adaptors), "size": size is not None, "precision": precision != "float32"}
+        for_images["tiles"] = tiles is not None
         for name in (name for name, is_given in for_images.items() if is_given and what == TEXTS):
             raise ValueError(f"`{name}` is about images, got `what={TEXTS!r}`. Leave it out.")
         try:
             self.device = None if device is None else torch.device(device)
         except (RuntimeError, TypeError) as error:
             raise ValueError(f"`device` must be a device such as 'cpu' or 'cuda:1', got {device!r}.") from error
-        self.checkpoint, self.what, self.size = Path(checkpoint), what, size
+        self.checkpoint, self.what, self.size, self.tiles = Path(checkpoint), what, size, tiles
         self.dtype, self.precision = dtype, precision
         self.column = COLUMNS[what] if column is None else column
         self.keep, self.adaptors = ((each,) if isinstance(each, str) else tuple(each) for each in (keep, adaptors))
@@ -101,6 +105,7 @@ class Embedder:
             device=device_of_process() if self.device is None else self.device,
             dtype=AUTOCAST_TYPES[self.precision],
             teachers=self.adaptors,
+            tiles=self.tiles,
         )
         self.adaptors = tuple(own_names("adaptors", self.adaptors, model.adaptor_names))
         for name in self.adaptors:

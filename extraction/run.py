@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from modeling_radio.core.ranks import device_of_process, of_all_ranks, on_first_rank, rank_and_count
 from modeling_radio.core.seeds import make_generator
 from modeling_radio.core.settings import hash_of
+from modeling_radio.evaluation.models.radio import tiles_of
 from modeling_radio.extraction.claims import WAIT_S, WORKERS, Claims
 from modeling_radio.extraction.columns import (
     PCA_FILE,
@@ -142,6 +143,7 @@ def open_extraction(settings: ExtractionSettings) -> Extraction:
         size=settings.size,
         precision=settings.precision,
         device=None if settings.device is None else device_of_process(settings.device),
+        tiles=tiles_of(settings),
     )
     _ = embedder.model  # a model that does not open is reported first
     streamed = {TRAIN: StreamedSplit(settings)} if settings.streaming else None

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from modeling_radio.core.ids import ModelFolder
-from modeling_radio.core.settings import DeviceOptions, Problem, Settings, SettingsError
+from modeling_radio.core.settings import DeviceOptions, Problem, Settings, SettingsError, TileOptions
 from modeling_radio.model_cards.licenses import OTHER, License
 
 
@@ -53,7 +53,7 @@ class SourceSettings(Settings):
         return self
 
 
-class StorageSettings(Settings):
+class StorageSettings(TileOptions):
     """Settings of the stored features.
 
     Attributes:

@@ -31,11 +31,19 @@ from modeling_radio.checks_radio import check_choice
 from modeling_radio.core.machine import find_device
 from modeling_radio.cpu import choose_cpu_blocks
 from modeling_radio.figures.features import background_of, class_color, overlaid, similarity_colors, to_pixels
-from modeling_radio.image_processing_radio import MAX_SHOWN, UNREADABLE, load_upright, open_image_file, to_eight_bits
+from modeling_radio.image_processing_radio import (
+    MAX_SHOWN,
+    OWN_SIZE,
+    UNREADABLE,
+    load_upright,
+    open_image_file,
+    to_eight_bits,
+)
 from modeling_radio.nvidia.fit import check_fit
 from modeling_radio.pipelines_radio import limits_of
 from modeling_radio.post_processing_radio import class_scores
 from modeling_radio.tokenizer import open_tokenizer
+from modeling_radio.views_radio import ViewOptions
 
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -47,6 +55,8 @@ MODELS: dict[str, type[RadioPreTrainedModel]] = {
 """Classes that a folder's `config.json` can name as its own."""
 OBJECTS = (RadioForObjectDetection, RadioForInstanceSegmentation)
 """Models whose objects count from a score on."""
+TILED = (RadioForSemanticSegmentation, RadioForDepthEstimation, RadioForObjectDetection)
+"""Models whose `predict` sees tiles."""
 DRAWN = (RadioForImageClassification, RadioForSemanticSegmentation, RadioForDepthEstimation, *OBJECTS)
 """Models whose outputs `predict` draws."""
 MAX_OBJECTS = 50
@@ -268,14 +278,28 @@ class Prediction:
         return draw_bounding_boxes(image, torch.tensor([box.area for box in boxes]), colors=colors, width=2)
 
 
+def predict_tiles(model: RadioPreTrainedModel, pixel_values: Tensor, tiles: ViewOptions) -> Any:
+    """Return the output of a tuned model for images, `(batch, channels, height, width)`, that it sees in tiles.
+
+    Raises:
+        ValueError: If its task has no tiles.
+    """
+    if not isinstance(model, TILED):
+        raise ValueError(f"`tile_size` must be left out for a {type(model).__name__}, got {tiles.tile_size}.")
+    return model.predict(pixel_values, tile_size=tiles.tile_size, tile_overlap=tiles.tile_overlap)
+
+
 @torch.inference_mode()
-def predict(opened: Opened, photograph: Tensor, threshold: float | str = 0.5) -> Prediction:
+def predict(
+    opened: Opened, photograph: Tensor, threshold: float | str = 0.5, tiles: ViewOptions | None = None
+) -> Prediction:
     """Return the output of a tuned model for a photograph, at the size that its processor names.
 
     Args:
         opened: A model with a head.
         photograph: uint8 RGB `(3, height, width)`.
         threshold: Least score of objects, in [0, 1], or "tuned" for that of each class in the configuration.
+        tiles: Overlapping tiles in which the model sees the photograph in its own size.
 
     Raises:
         ValueError: If the model has no head, or the threshold is out of range.
@@ -284,8 +308,9 @@ def predict(opened: Opened, photograph: Tensor, threshold: float | str = 0.5) ->
     if not opened.has_head:
         raise ValueError(f"`checkpoint` must be a model tuned for a task, got {opened.checkpoint!r}.")
     limits = limits_of(model.config, threshold) if isinstance(model, OBJECTS) else {}
-    inputs = processor(photograph, return_tensors="pt").to(model.device, model.dtype)
-    outputs: Any = model(**inputs)
+    options: dict[str, Any] = {} if tiles is None else OWN_SIZE
+    inputs = processor(photograph, return_tensors="pt", **options).to(model.device, model.dtype)
+    outputs: Any = model(**inputs) if tiles is None else predict_tiles(model, inputs["pixel_values"], tiles)
     for name, value in outputs.items():
         if torch.is_tensor(value) and value.is_floating_point():
             outputs[name] = value.float()  # masks and boxes are resized in float32

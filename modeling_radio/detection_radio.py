@@ -40,11 +40,12 @@ from transformers.utils.generic import ModelOutput, TransformersKwargs, can_retu
 from .backbone_radio import RadioMapNorm
 from .checks_radio import Resolution
 from .configuration_radio import RadioConfig
-from .heads_radio import ObjectsOfViews, RadioTaskModel, ViewOptions, count_classes, fit_whole, require_pixels
+from .heads_radio import ObjectsOfViews, RadioTaskModel, count_classes, fit_whole, require_pixels
 from .inputs_radio import StatesWanted, WindowSize, check_call_arguments
 from .modeling_radio import WHOLE_PARTS
 from .outputs_radio import to_map
 from .post_processing_radio import labeled_pixel_mask, mask_boxes
+from .views_radio import ViewOptions
 
 
 BOX_TOLERANCE = 1e-3  # our choice: rounding may move a box this far out of [0, 1]

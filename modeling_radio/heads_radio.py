@@ -2,16 +2,12 @@
 
 The classifier is a linear layer on the summary, optionally with the mean features. Segmentation uses the RADIO papers'
 linear probe or DPT's decoder over four blocks. Depth uses DPT's decoder and a scale-invariant loss. Test-time
-augmentation joins the results of several views: tiles, other scales and the mirror image. Tiles are the sliding windows
-of segmentation (the stride is a tile without its overlap) and SAHI's slices for small objects:
-https://arxiv.org/abs/2202.06934.
+augmentation joins the results of several views: tiles, other scales and the mirror image.
 """
 
-import itertools
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -24,135 +20,17 @@ from transformers.models.dpt.modeling_dpt import DPTDepthEstimationHead, DPTNeck
 from transformers.processing_utils import Unpack
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
-from .checks_radio import Resolution, check_choice, nearest_multiple, window_starts
+from .checks_radio import Resolution, check_choice
 from .configuration_radio import RadioConfig
 from .inputs_radio import StatesWanted, WindowSize, check_call_arguments
 from .modeling_radio import ADAPTORS, IGNORED_KEYS, WHOLE_PARTS, RadioPreTrainedModel, build_network
 from .new_head_radio import NewHeadReport
 from .outputs_radio import NetworkOutput
 from .post_processing_radio import IGNORED_CLASS, reading_of
+from .views_radio import View, ViewOptions, resized
 
 
 CUT_SHARE = 0.01  # our choice: a box that ends within this share of a tile's side from an inner edge is cut off
-LARGEST_SCALE = 16.0  # our choice: far above any use
-
-
-class View(NamedTuple):
-    """One view of a batch of images.
-
-    Attributes:
-        pixel_values: `(batch, channels, height, width)`.
-        region: Left, top, right and bottom edge as shares of the whole image.
-        is_flipped: Whether the view is mirrored.
-    """
-
-    pixel_values: Tensor
-    region: tuple[float, float, float, float]
-    is_flipped: bool
-
-
-@dataclass(frozen=True)
-class ViewOptions:
-    """Options of test-time augmentation; the model runs once for each view.
-
-    Attributes:
-        tile_size: Side of the square tiles in pixels; `None` takes whole images. A tile covers a shorter side in full.
-        tile_overlap: Share of a tile that overlaps the next one, in [0, 1).
-        scales: Factors on the sides of the image; each gives a view.
-        flip: Also take the mirror image.
-
-    Raises:
-        ValueError: If an option is invalid.
-    """
-
-    tile_size: int | None = None
-    tile_overlap: float = 0.25  # our choice, near SAHI's 0.2: a multiple of the patch for usual tiles
-    scales: Sequence[float] = (1.0,)
-    flip: bool = False
-
-    def __post_init__(self) -> None:
-        if self.tile_size is not None and (type(self.tile_size) is not int or self.tile_size < 1):
-            raise ValueError(f"`tile_size` must be a number of pixels or None, got {self.tile_size!r}.")
-        if not 0 <= self.tile_overlap < 1:
-            raise ValueError(f"`tile_overlap` must be in [0, 1), got {self.tile_overlap!r}.")
-        if not self.scales or not all(0 < scale <= LARGEST_SCALE for scale in self.scales):
-            raise ValueError(f"`scales` must be numbers in (0, {LARGEST_SCALE:g}], got {self.scales!r}.")
-
-    def refuse(self, name: str, why: str) -> None:
-        """Raise a `ValueError` if an option has another value than its default."""
-        value, default = getattr(self, name), getattr(ViewOptions, name)
-        if value != default and (name != "scales" or tuple(value) != default):
-            raise ValueError(f"`{name}` must be {default!r}, got {value!r}: {why}.")
-
-    def take(self, config: RadioConfig, pixel_values: Tensor) -> Iterator[View]:
-        """Yield the views of images.
-
-        Args:
-            config: The model's configuration, which limits the sizes.
-            pixel_values: `(batch, channels, height, width)`, of any size where there are tiles.
-
-        Raises:
-            ValueError: If the model does not take a tile of this size.
-        """
-        step = config.resolution_step
-        if self.tile_size is not None:
-            nearest = config.nearest_resolution(self.tile_size, self.tile_size).height
-            if self.tile_size != nearest:
-                raise ValueError(
-                    f"`tile_size` must be a multiple of {step} and at most {config.largest_side}, got "
-                    f"{self.tile_size}. The nearest is {nearest}."
-                )
-        for scale in self.scales:
-            image = self._scaled(config, pixel_values, scale)
-            height, width = image.shape[-2:]
-            tile = self.tile_size or max(height, width)
-            stride = max(int(tile * (1 - self.tile_overlap)) // step, 1) * step
-            for top, left in itertools.product(window_starts(height, tile, stride), window_starts(width, tile, stride)):
-                bottom, right = min(top + tile, height), min(left + tile, width)
-                crop = image[..., top:bottom, left:right]
-                region = (left / width, top / height, right / width, bottom / height)
-                yield View(crop, region, is_flipped=False)
-                if self.flip:
-                    yield View(crop.flip(-1), region, is_flipped=True)
-
-    def _scaled(self, config: RadioConfig, images: Tensor, scale: float) -> Tensor:
-        height, width = images.shape[-2:]
-        if scale == 1:
-            return images
-        # The model sees only tiles where there are any, so the image itself may have any size.
-        bound = config.largest_side if self.tile_size is None else int(LARGEST_SCALE * max(height, width))
-        return _resized(images, nearest_multiple(height * scale, width * scale, config.resolution_step, bound))
-
-
-def _resized(images: Tensor, size: Resolution) -> Tensor:
-    """Resize images with values in [0, 1], in float32, since CPUs have no kernel for half precision."""
-    resized = F.interpolate(images.float(), size, mode="bicubic", antialias=True, align_corners=False)
-    return resized.clamp(0, 1).to(images.dtype)
-
-
-def average_maps(views: Iterator[tuple[View, Tensor]], size: Resolution) -> Tensor:
-    """Return the mean of maps over all views that show a pixel.
-
-    Args:
-        views: At least one view with the model's map of it, `(batch, channels, rows, cols)`.
-        size: Height and width of the whole images in pixels.
-
-    Returns:
-        `(batch, channels, height, width)`.
-    """
-    total: Any = None
-    count: Any = None
-    for view, maps in views:
-        if total is None:
-            total, count = maps.new_zeros(*maps.shape[:2], *size), maps.new_zeros(1, 1, *size)
-        maps = maps.flip(-1) if view.is_flipped else maps
-        left, top, right, bottom = (
-            round(share * side) for share, side in zip(view.region, (size.width, size.height) * 2, strict=True)
-        )
-        fitted = F.interpolate(maps, (bottom - top, right - left), mode="bilinear", align_corners=False)
-        total[..., top:bottom, left:right] += fitted
-        count[..., top:bottom, left:right] += 1
-    return total / count
 
 
 class ObjectsOfViews:
@@ -241,7 +119,7 @@ def fit_whole(config: RadioConfig, pixel_values: Tensor, tile_size: int) -> Tens
     """
     height, width = pixel_values.shape[-2:]
     factor = min(1.0, tile_size / (height * width) ** 0.5, config.largest_side / max(height, width))
-    return _resized(pixel_values, config.nearest_resolution(round(height * factor), round(width * factor)))
+    return resized(pixel_values, config.nearest_resolution(round(height * factor), round(width * factor)))
 
 
 def require_pixels(pixel_values: Any) -> Resolution:
@@ -742,15 +620,13 @@ class RadioForSemanticSegmentation(RadioTaskModel):
         Raises:
             ValueError: If an option is invalid; otherwise as `forward`.
         """
-        size = require_pixels(pixel_values)
-        views = ViewOptions(**options).take(self.config, pixel_values)
+        require_pixels(pixel_values)
 
-        def shares_of(view: View) -> Tensor:
-            logits = self(view.pixel_values, window_size=window_size, return_dict=True).logits.float()
-            sides = view.pixel_values.shape[-2:]
-            return F.interpolate(logits, sides, mode="bilinear", align_corners=False).softmax(dim=1)
+        def shares_of(image: Tensor) -> Tensor:
+            logits = self(image, window_size=window_size, return_dict=True).logits.float()
+            return F.interpolate(logits, image.shape[-2:], mode="bilinear", align_corners=False).softmax(dim=1)
 
-        shares = average_maps(((view, shares_of(view)) for view in views), size)
+        shares = ViewOptions(**options).join(self.config, pixel_values, shares_of)
         return SemanticSegmenterOutput(logits=shares.clamp(min=torch.finfo(shares.dtype).tiny).log())
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -862,14 +738,14 @@ class RadioForDepthEstimation(RadioTaskModel):
         Raises:
             ValueError: If an option is invalid; otherwise as `forward`.
         """
-        size = require_pixels(pixel_values)
+        require_pixels(pixel_values)
         chosen = ViewOptions(**options)
         chosen.refuse("scales", "an image of another scale shows things nearer or farther")
-        maps = (
-            (view, self(view.pixel_values, window_size=window_size, return_dict=True).predicted_depth.unsqueeze(1))
-            for view in chosen.take(self.config, pixel_values)
-        )
-        return DepthEstimatorOutput(predicted_depth=average_maps(maps, size).squeeze(1))
+
+        def depth_of(image: Tensor) -> Tensor:
+            return self(image, window_size=window_size, return_dict=True).predicted_depth.unsqueeze(1)
+
+        return DepthEstimatorOutput(predicted_depth=chosen.join(self.config, pixel_values, depth_of).squeeze(1))
 
 
 def scale_invariant_loss(predicted: Tensor, true: Tensor) -> Tensor:

@@ -21,8 +21,8 @@ from transformers.utils import cached_file
 _NAMES = (
     "adaptors backbone checks configuration detection eradio heads hub image_processing inputs intermediate layers "
     "library_config loading modeling navit new_head nvidia_methods nvidia_names outputs peft pipelines post_processing "
-    "presets processing radio1d radseg regions sam3 saving tasks texts version video_processing window_budget wrapped "
-    "xattn zero_shot"
+    "presets processing radio1d radseg regions sam3 saving tasks texts version video_processing views window_budget "
+    "wrapped xattn zero_shot"
 )
 SOURCE_FILES = tuple(f"{name}_radio.py" for name in _NAMES.split())
 """All that lies beside a checkpoint. transformers fetches a class's file and those that its imports name; some are only

@@ -60,6 +60,8 @@ _PAIRS = ({"height", "width"}, {"max_height", "max_width"})
 
 # Our choice: no side or area of an image is as large as 2**31, and all computation stays exact in floats.
 PIXELS = integer(1, 2**31 - 1)
+OWN_SIZE = {"size": {"max_pixels": 2**31 - 1}, "max_img_size": 2**31 - 1, "do_pad": False, "pad_size": None}
+"""Options by which images keep their own size, rounded to whole patches, as tiles of large ones need."""
 
 
 def read_size(size: Any, name: str = "size") -> SizeDict:

@@ -22,11 +22,11 @@ from transformers import (
 )
 from transformers.image_utils import load_image
 
-from .checks_radio import round_to_step
-from .image_processing_radio import RadioImageProcessor, read_image
+from .image_processing_radio import OWN_SIZE, RadioImageProcessor, read_image
 from .post_processing_radio import Reading, reading_of, tempered
 from .regions_radio import find_regions
 from .tasks_radio import INSTANCE_SEGMENTER
+from .views_radio import ViewOptions, encode_tiles
 
 
 VIEW_OPTIONS = ("tile_size", "tile_overlap", "scales", "flip", "nms_threshold")
@@ -168,11 +168,7 @@ class TiledInference(AnySizeBatches):
             return super().preprocess(image, *args, **options)
         image = load_image(image, timeout=options.get("timeout"))
         inputs = super().preprocess(image, *args, **options)
-        step = self.image_processor.size_divisor or self.image_processor.patch_size
-        own = [round_to_step(side, step) for side in (image.height, image.width)]
-        pixels = self.image_processor(
-            images=[image], size=own, max_img_size=max(own), do_pad=False, pad_size=None, return_tensors="pt"
-        )
+        pixels = self.image_processor(images=[image], return_tensors="pt", **OWN_SIZE)
         inputs["pixel_values"] = [pixels["pixel_values"].to(self.dtype)]
         return inputs
 
@@ -204,8 +200,16 @@ class _FeatureExtraction(ImageFeatureExtractionPipeline):
     model: Any
 
     # pyrefly: ignore[bad-override]
-    def _forward(self, model_inputs: Any, **options: Any) -> Any:
-        return self.model(**model_inputs, **options)
+    def _forward(self, model_inputs: Any, tiles: ViewOptions | None = None, **options: Any) -> Any:
+        if tiles is None:
+            return self.model(**model_inputs, **options)
+        pixels, as_map = model_inputs.pop("pixel_values"), {**options, "feature_format": "NCHW"}
+        output: Any = encode_tiles(
+            self.model.config, pixels, lambda crop: self.model(crop, **model_inputs, **as_map), tiles
+        )
+        if options.get("feature_format") != "NCHW":
+            output.features = output.features.flatten(2).transpose(1, 2)  # (batch, dim, rows, cols) -> NLC
+        return output
 
 
 class RadioImageFeatureExtractionPipeline(AnySizeBatches, _FeatureExtraction):
@@ -216,18 +220,23 @@ class RadioImageFeatureExtractionPipeline(AnySizeBatches, _FeatureExtraction):
     - `pool`: True or None for the summary, `(1, num_summaries * hidden_size)`; False for the features of the patches,
       `(1, num_patches, hidden_size)`.
     - `feature_format`: "NLC" for these, or "NCHW" for the map `(1, hidden_size, rows, cols)`; it implies `pool=False`.
+    - `tile_size`, `tile_overlap`: see the image in its own size, in overlapping tiles, as `ViewOptions` have them.
 
     Any other option is a `ValueError`.
     """
 
     # pyrefly: ignore[bad-override]
     def _sanitize_parameters(self, pool: bool | None = None, feature_format: str | None = None, **kwargs: Any) -> Any:
-        refuse_unknown(kwargs, ("return_tensors", "timeout", "image_processor_kwargs"), "`pool` and `feature_format`")
+        tiles = {name: kwargs.pop(name) for name in VIEW_OPTIONS[:2] if name in kwargs}
+        known = ("return_tensors", "timeout", "image_processor_kwargs", *VIEW_OPTIONS[:2])
+        refuse_unknown(kwargs, known, "`pool` and `feature_format`")
         if pool and feature_format is not None:
             raise ValueError(f"`feature_format` {feature_format!r} is of dense features: leave it or `pool` out.")
         before, _, after = super()._sanitize_parameters(**kwargs)
         is_dense = pool is False or feature_format is not None
-        forward = {} if feature_format is None else {"feature_format": feature_format}
+        forward: dict[str, Any] = {} if feature_format is None else {"feature_format": feature_format}
+        if tiles.get("tile_size") is not None:
+            before, forward = {**OWN_SIZE, **before}, {**forward, "tiles": ViewOptions(**tiles)}
         return before, forward, after if pool is None and not is_dense else {**after, "pool": not is_dense}
 
     # pyrefly: ignore[bad-override]

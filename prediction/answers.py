@@ -13,9 +13,11 @@ from torch.utils.data import Dataset
 from transformers import pipeline
 
 from modeling_radio import RadioForInstanceSegmentation, RadioForZeroShotImageClassification, class_of
-from modeling_radio.figures.predictions import Opened
+from modeling_radio.checks_radio import Resolution
+from modeling_radio.figures.predictions import TILED, Opened
 from modeling_radio.pipelines_radio import RadioObjectDetectionPipeline, limits_of
 from modeling_radio.tasks_radio import PIPELINES, task_of
+from modeling_radio.views_radio import ViewOptions
 
 
 CLASSES, OBJECTS, SEGMENTS, DEPTH = "classes", "objects", "segments", "depth"
@@ -66,6 +68,7 @@ class Answering:
         opened: The model.
         words: Classes of a zero-shot model.
         threshold: Least score of classes or objects, or "tuned" for that of each class; None for the pipeline's.
+        tiles: Overlapping tiles in which the model sees images, for maps and boxes.
 
     Raises:
         ValueError: If the model has no task, or the words do not fit it.
@@ -74,6 +77,7 @@ class Answering:
     opened: Opened
     words: Sequence[str] | None = None
     threshold: float | str | None = None
+    tiles: ViewOptions | None = None
     kind: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -95,6 +99,10 @@ class Answering:
                 raise ValueError(f"`threshold` must be left out for {task.pipeline}, got {self.threshold!r}.")
             limits_of(model.config, self.threshold)
         impl = class_of((PIPELINES | task.own_pipelines)[task.pipeline].impl)
+        if self.tiles is not None:
+            if not isinstance(model, TILED):
+                raise ValueError(f"`tile_size` must be left out for a {name}, got {self.tiles.tile_size}.")
+            self.tiles.tiles(model.config, Resolution(1, 1))  # refuses a size that does not fit
         build: Any = pipeline  # its overloads know no models but those of transformers
         self._pipeline = build(
             task.pipeline,
@@ -111,8 +119,10 @@ class Answering:
         return dict(enumerate(self.words)) if self.words else self.opened.class_names
 
     def __call__(self, images: Sequence[Image.Image]) -> list[Answer]:
-        """Return the answers for a batch of RGB images, each of at most `MOST_PIXELS`."""
+        """Return the answers for a batch of RGB images, each of at most `MOST_PIXELS` unless there are tiles."""
         options: dict[str, Any] = {"batch_size": len(images)}
+        if self.tiles is not None:
+            options = {"batch_size": 1, "tile_size": self.tiles.tile_size, "tile_overlap": self.tiles.tile_overlap}
         if self.threshold is not None:
             options["threshold"] = self.threshold
         elif self.kind == CLASSES and not self.words:

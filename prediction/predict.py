@@ -13,14 +13,14 @@ from pydantic import Field
 
 from modeling_radio.core.command_line import Command
 from modeling_radio.core.ids import ModelId
-from modeling_radio.core.settings import DeviceOptions
+from modeling_radio.core.settings import DeviceOptions, TileOptions
 
 
 if TYPE_CHECKING:
     from modeling_radio.prediction.run import Predicted
 
 
-class PredictSettings(DeviceOptions):
+class PredictSettings(TileOptions, DeviceOptions):
     """Settings of predictions.
 
     Attributes:
@@ -65,6 +65,7 @@ COMMAND = Command(
     examples=(
         "radio predict runs/pets/merged photos --output answers",
         "radio predict runs/coco/merged photos --output boxes --threshold tuned",
+        "radio predict runs/roads/merged survey --output roads --tile-size 512",
         "radio predict runs/demo/words photos --output words --classes cat,dog,bird",
         "radio predict runs/pets/final 'shards/*.tar' --streaming --output answers --base runs/demo/final",
     ),

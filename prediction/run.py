@@ -23,6 +23,7 @@ from modeling_radio.core.ids import name_of_folder
 from modeling_radio.core.settings import hash_of
 from modeling_radio.core.timing import ProgressBar
 from modeling_radio.core.trust import check_parts
+from modeling_radio.evaluation.models.radio import tiles_of
 from modeling_radio.evaluation.models.teachers import network_fingerprint
 from modeling_radio.extraction.settings import SourceSettings
 from modeling_radio.extraction.shards import Shard
@@ -103,7 +104,7 @@ def predict_all(settings: PredictSettings) -> Predicted:
         raise ValueError(f"`output` must lie outside `data`, where it would be read as data, got {str(output)!r}.")
     base = check_parts(settings.checkpoint, settings.base)
     opened = open_model(settings.checkpoint, settings.device, settings.dtype, base=base)
-    answering = Answering(opened, settings.classes, settings.threshold)
+    answering = Answering(opened, settings.classes, settings.threshold, tiles_of(settings))
     shared = SourceSettings.model_fields.keys() & PredictSettings.model_fields.keys()
     images = SourceSettings(**{name: getattr(settings, name) for name in shared}, keep=[])
     splits = {"train": StreamedSplit(images)} if settings.streaming else open_source(images)
@@ -176,7 +177,8 @@ class _PredictedPart:
 
     def _rows_of(self, batch: ImageBatch) -> Iterator[dict[str, Any]]:
         read = [read_image(self.split, image) for image in batch.images]
-        small = [reduced(image) for image in read if isinstance(image, Image.Image)]
+        images = [image for image in read if isinstance(image, Image.Image)]
+        small = images if self.answering.tiles is not None else [reduced(image) for image in images]
         answers = zip(self.answering(small) if small else [], small, strict=True)
         for name, image in zip(batch.ids, read, strict=True):
             name = f"{self.of_split}{name}"
@@ -330,5 +332,5 @@ def _captioned(answering: Answering, name: str, picture: Image.Image, threshold:
     else:
         config = answering.opened.model.config
         usual = 0.5 if config.score_thresholds is None else "tuned"
-        found = predict(answering.opened, pixels, usual if threshold is None else threshold)
+        found = predict(answering.opened, pixels, usual if threshold is None else threshold, answering.tiles)
     return CaptionedImage(found.drawn(), f"{name}: {found.description}", f"{name}: {found.description}")

@@ -13,23 +13,31 @@ from torch import Tensor
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioImageProcessor, RadioModel
-from modeling_radio.checks_radio import check_multiple, own_name
+from modeling_radio.checks_radio import Resolution, check_multiple, own_name
 from modeling_radio.core.checkpoints import open_checkpoint, read_config
 from modeling_radio.core.hub import find_folder
+from modeling_radio.core.settings import TileOptions
 from modeling_radio.cpu import choose_cpu_blocks
 from modeling_radio.evaluation.data import tensor_fingerprint
+from modeling_radio.image_processing_radio import OWN_SIZE
 from modeling_radio.inputs_radio import WindowSize
 from modeling_radio.metrics.feature_model import Encoding, FeatureModel, TextModel
 from modeling_radio.metrics.results import STUDENT
 from modeling_radio.nvidia.beside import adaptors_lacking
 from modeling_radio.radseg_radio import DENOISING, SCALING, SLIDING
 from modeling_radio.tokenizer import open_tokenizer
+from modeling_radio.views_radio import ViewOptions, encode_tiles
 from modeling_radio.zero_shot_radio import DenseSource
 
 
 AUTOCAST_TYPES = {"float32": None, "bfloat16": torch.bfloat16}
 """Autocast types by name; None computes in the model's own type."""
 _Own = TypeVar("_Own", bound="RadioFeatures")
+
+
+def tiles_of(settings: TileOptions) -> ViewOptions | None:
+    """Return the tiles that settings ask for."""
+    return None if settings.tile_size is None else ViewOptions(settings.tile_size, settings.tile_overlap)
 
 
 class RadioFeatures:
@@ -41,9 +49,10 @@ class RadioFeatures:
         name: Name of its row in tables.
         size_px: Shorter side of the images; None takes the processor's.
         dtype: Autocast type such as `torch.bfloat16`; None computes in the model's own type.
+        tiles: Overlapping tiles in which it sees images; these keep their own size unless `size_px` is given.
 
     Raises:
-        ValueError: If the model does not take images of `size_px`.
+        ValueError: If the model does not take images of `size_px`, or tiles of their size.
     """
 
     def __init__(
@@ -54,8 +63,11 @@ class RadioFeatures:
         name: str = STUDENT,
         size_px: int | None = None,
         dtype: torch.dtype | None = None,
+        tiles: ViewOptions | None = None,
     ) -> None:
-        self.model, self.name, self.dtype = model, name, dtype
+        self.model, self.name, self.dtype, self.tiles = model, name, dtype, tiles
+        if tiles is not None:
+            tiles.tiles(model.config, Resolution(1, 1))  # refuses a size that does not fit
         choose_cpu_blocks(model)
         self.num_tokens: int | None = None
         self.truncate_dim: int | None = None
@@ -106,6 +118,8 @@ class RadioFeatures:
             self._size_px,
             self.dtype,
         ]
+        if self.tiles is not None:
+            parts.append(str(self.tiles))
         counts = {"tokens": self.num_tokens, "channels": self.truncate_dim}
         return " ".join(map(str, [*parts, *(f"{count} {of}" for of, count in counts.items() if count is not None)]))
 
@@ -124,7 +138,8 @@ class RadioFeatures:
 
     def _set_size(self, size_px: int | None) -> None:
         if size_px is not None:
-            check_multiple("`size`", size_px, size_px, self.model.min_resolution_step, self.model.config.largest_side)
+            largest = self.model.config.largest_side if self.tiles is None else size_px
+            check_multiple("`size`", size_px, size_px, self.model.min_resolution_step, largest)
         self._size_px = size_px
 
     def with_tokens(self: _Own, num_tokens: int) -> _Own:
@@ -146,7 +161,9 @@ class RadioFeatures:
     def preprocessing(self, size_px: int | None = None) -> Callable[[Tensor], Tensor]:
         """Return `preprocess` at one size."""
         size_px = self._size_px if size_px is None else size_px
-        options: dict[str, Any] = {} if size_px is None else {"size": {"shortest_edge": size_px}}
+        options: dict[str, Any] = {} if self.tiles is None else {**OWN_SIZE}
+        if size_px is not None:
+            options["size"] = {"shortest_edge": size_px}
         return partial(_processed, processor=self.processor, options=options)
 
     def encode(self, pixels: Tensor, adaptors: Sequence[str] = (), *, window_size: WindowSize = None) -> Encoding:
@@ -157,15 +174,17 @@ class RadioFeatures:
             adaptors: Names of adaptors to run.
             window_size: Side of ViTDet windows in tokens, or "global"; None takes the configuration's.
         """
+        run = partial(
+            self.model,
+            window_size=window_size,
+            feature_format="NCHW",
+            adaptor_names=list(adaptors),
+            return_dict=True,
+            num_tokens=self.num_tokens,
+        )
         with torch.autocast(pixels.device.type, self.dtype, enabled=self.dtype is not None):
-            output = self.model(
-                pixels,
-                window_size=window_size,
-                feature_format="NCHW",
-                adaptor_names=list(adaptors),
-                return_dict=True,
-                num_tokens=self.num_tokens,
-            )
+            tiles = self.tiles
+            output: Any = run(pixels) if tiles is None else encode_tiles(self.model.config, pixels, run, tiles)
         summary, features = output.summary, cast(Tensor, output.features)
         if self.truncate_dim is not None:
             tokens = summary.unflatten(1, (-1, self.model.config.hidden_size))
@@ -264,6 +283,7 @@ def open_radio(
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
     teachers: Collection[str] = (),
+    tiles: ViewOptions | None = None,
 ) -> RadioFeatures:
     """Open a folder of ours, or one in the layout of NVIDIA's repositories, with its processor; or such a repository.
 
@@ -274,6 +294,7 @@ def open_radio(
         device: Where it runs.
         dtype: Type in which it computes; None takes that of the weights.
         teachers: Teachers whose adaptors are wanted; those that the release lacks are left out.
+        tiles: As of `RadioFeatures`.
 
     Raises:
         ValueError: If it is no folder and not on the Hub, is no checkpoint, is damaged or not finite, or does not take
@@ -287,7 +308,7 @@ def open_radio(
     is_ours = "args" not in read_config(folder)
     has_processor = is_ours and (folder / "preprocessor_config.json").is_file()
     processor = RadioImageProcessor.from_pretrained(folder) if has_processor else None
-    options = {"name": name, "size_px": size_px, "dtype": dtype}
+    options: dict[str, Any] = {"name": name, "size_px": size_px, "dtype": dtype, "tiles": tiles}
     if is_ours and RadioConfig.from_pretrained(folder).text_tower is not None:
         return RadioTextFeatures(folder, model, processor, **options)
     return RadioFeatures(model, processor, **options)

@@ -180,6 +180,8 @@ def test_maps_of_classes(base, scenes, tmp_path):
     expected = tuned(base, data, tmp_path / "run", "semantic-segmentation")
     assert measure(tmp_path / "run", data).items() >= expected.items()
     images = data / "test" / "images"
+    assert measure(tmp_path / "run", data, tile_size=48).items() >= expected.items()  # one tile is the whole
+    assert measure(tmp_path / "run", data, size=64, tile_size=32) != measure(tmp_path / "run", data, size=64)
     found = answers_of(tmp_path / "run", images, tmp_path / "answers")
     pairs = []
     for name, reply in zip(found, served(tmp_path / "run", map(Image.open, map(images.joinpath, found))), strict=True):
@@ -328,7 +330,14 @@ def test_what_cannot_be_measured_is_refused(classifier, tmp_path):
     save_splits(tmp_path / "several", List(Value("string")), [[names[0]]], [[names[0]], []])
     with pytest.raises(ValueError, match=r"`data`.*multi_label"):
         measure(checkpoint, tmp_path / "several")
-    for option in ({"neighbors": 3}, {"compare": ["pixels"]}, {"mask_column": "mask"}, {"base": "x"}, {"size": 10_000}):
+    for option in (
+        {"tile_size": 32},
+        {"neighbors": 3},
+        {"compare": ["pixels"]},
+        {"mask_column": "mask"},
+        {"base": "x"},
+        {"size": 10_000},
+    ):
         with pytest.raises(ValueError, match=f"`{next(iter(option))}`"):
             measure(checkpoint, class_folders(tmp_path / "known", names), **option)
     with pytest.raises(ValueError, match="no split 'night'"):

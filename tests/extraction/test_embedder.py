@@ -10,6 +10,8 @@ from PIL import Image
 
 from modeling_radio.api import Embedder
 from modeling_radio.evaluation.models.radio import open_radio
+from modeling_radio.image_processing_radio import OWN_SIZE
+from modeling_radio.views_radio import ViewOptions, encode_tiles
 
 
 def read(pictures):
@@ -36,6 +38,24 @@ def test_vectors_equal_those_of_the_command(extract, checkpoint, pictures, tmp_p
                 np.testing.assert_allclose(vectors[number], np.asarray(rows[name][column]), atol=1e-6, err_msg=column)
     assert len({each.shape for each in features["features"]}) == 3
     assert summaries["summary"].ndim == 2
+
+
+def test_tiles_of_images_in_their_own_size(extract, checkpoint, pictures, tmp_path):
+    extract(dense=True, layout="nested", tile_size=32, adaptors=["all"])
+    rows = load_dataset(str(tmp_path / "out"), split="train")
+    embed = Embedder(checkpoint, "features", tiles=ViewOptions(32), adaptors=["all"])
+    whole = open_radio(checkpoint)
+    for row, (name, picture) in zip(rows, read(pictures).items(), strict=True):
+        found = embed({"image": [picture]})
+        for column in ("features", "teacher_a/features"):
+            np.testing.assert_allclose(np.asarray(row[column]), found[column][0], atol=1e-5, err_msg=name)
+        own = whole.processor(picture, return_tensors="pt", **OWN_SIZE)["pixel_values"]
+        expected = (
+            whole.encode(own)
+            if max(picture.size) <= 32
+            else encode_tiles(whole.model.config, own, whole.encode, ViewOptions(32))
+        )
+        np.testing.assert_allclose(found["features"][0], expected.features[0].movedim(0, -1).detach(), atol=1e-5)
 
 
 def test_images_come_in_several_forms(checkpoint, pictures):

@@ -23,17 +23,14 @@ from modeling_radio import (
     RadioModel,
     RadioPreTrainedModel,
 )
-from modeling_radio.checks_radio import Resolution
 from modeling_radio.heads_radio import (
     ObjectsOfViews,
-    View,
-    ViewOptions,
-    average_maps,
     fit_whole,
     mean_of_probabilities,
     scale_invariant_loss,
     weighted_cross_entropy,
 )
+from modeling_radio.views_radio import View
 
 
 NUM_LABELS = 5
@@ -217,55 +214,6 @@ def test_class_weights_that_cannot_be_right():
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 BEST_OBJECTS = 4  # as many as every way to look leaves
-
-
-def places(size, **options):
-    views = ViewOptions(**options).take(tiny_config(), images(1, size))
-    height, width = size
-    return [
-        (round(left * width), round(top * height), round(right * width), round(bottom * height))
-        for _, (left, top, right, bottom), _ in views
-    ]
-
-
-def test_tiles_cover_the_image_and_the_last_ones_end_with_it():
-    found = places((64, 112), tile_size=64, tile_overlap=0.5)
-    assert found == [(0, 0, 64, 64), (32, 0, 96, 64), (48, 0, 112, 64)]
-    assert places((48, 64), tile_size=64) == [(0, 0, 64, 48)]  # a side that is shorter is one tile
-
-
-def test_scales_and_mirror_images_are_looks_of_their_own():
-    views = list(ViewOptions(scales=(0.5, 1), flip=True).take(tiny_config(), images(1, (64, 96))))
-    assert [(tuple(view.pixel_values.shape[-2:]), view.is_flipped) for view in views] == [
-        ((32, 48), False),
-        ((32, 48), True),
-        ((64, 96), False),
-        ((64, 96), True),
-    ]
-    assert torch.equal(views[3].pixel_values, views[2].pixel_values.flip(-1))
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"tile_size": 0}, "`tile_size`"),
-        ({"tile_size": 50}, "`tile_size`"),
-        ({"tile_overlap": 1.0}, "`tile_overlap`"),
-        ({"scales": ()}, "`scales`"),
-        ({"scales": (1, -1)}, "`scales`"),
-    ],
-)
-def test_options_that_cannot_be(options, message):
-    with pytest.raises(ValueError, match=message):
-        list(ViewOptions(**options).take(tiny_config(), images(1, (64, 96))))
-
-
-def test_maps_of_views_are_averaged_where_they_overlap():
-    left = View(torch.zeros(1, 3, 4, 4), (0.0, 0.0, 2 / 3, 1.0), is_flipped=False)
-    right = View(torch.zeros(1, 3, 4, 4), (1 / 3, 0.0, 1.0, 1.0), is_flipped=True)
-    ramp = torch.arange(4.0).expand(1, 1, 4, 4)
-    found = average_maps(iter([(left, ramp), (right, ramp)]), Resolution(4, 6))
-    assert found[0, 0, 0].tolist() == [0, 1, (2 + 3) / 2, (3 + 2) / 2, 1, 0]
 
 
 def test_boxes_of_flipped_and_cut_views_come_back_to_the_whole_image():

@@ -24,6 +24,7 @@ from modeling_radio.pipelines_radio import (
     RadioWordSegmentationPipeline,
     RadioZeroShotObjectDetectionPipeline,
 )
+from modeling_radio.views_radio import ViewOptions, encode_tiles
 
 
 PIPELINES = {
@@ -164,6 +165,18 @@ def test_features_are_pooled_or_dense(options, name, feature_format, extractor, 
             expected = extractor.model(pixels, feature_format=feature_format)[name]
         torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(torch.tensor(extractor(photo, **options)), found[0], atol=1e-5, rtol=1e-5)
+
+
+def test_features_of_large_images_are_those_of_tiles(extractor, photo):
+    found = extractor(photo, tile_size=64, feature_format="NCHW", return_tensors=True)
+    pixels = extractor.image_processor(photo, size=(96, 128), return_tensors="pt").pixel_values
+    expected = encode_tiles(
+        extractor.model.config, pixels, lambda crop: extractor.model(crop, feature_format="NCHW"), ViewOptions(64)
+    )
+    torch.testing.assert_close(found, expected.features)
+    listed = extractor(photo, tile_size=64, pool=False, return_tensors=True)
+    torch.testing.assert_close(listed, found.flatten(2).transpose(1, 2))
+    torch.testing.assert_close(extractor(photo, tile_size=64, return_tensors=True), expected.summary)
 
 
 def test_unknown_options_are_refused_by_name(extractor, photo):

@@ -211,6 +211,37 @@ def test_splits_with_the_same_names_and_large_images(save_tuned, photographs, tm
         assert Image.open(tmp_path / "x" / file).size == SIZES[0]
 
 
+@pytest.mark.parametrize("kind", [RadioForSemanticSegmentation, RadioForDepthEstimation, RadioForObjectDetection])
+def test_large_images_in_tiles(kind, save_tuned, photographs, tmp_path):
+    fields = TINY_DETECTOR if kind is RadioForObjectDetection else TINY_DPT
+    settings = PredictSettings(
+        checkpoint=str(save_tuned(kind, **fields)), data=str(photographs), output=tmp_path / "x", tile_size=64
+    )
+    predict_all(settings)
+    task, name = {
+        RadioForSemanticSegmentation: ("image-segmentation", "ImageSegmentation"),
+        RadioForDepthEstimation: ("depth-estimation", "DepthEstimation"),
+        RadioForObjectDetection: ("object-detection", "ObjectDetection"),
+    }[kind]
+    row = answers(tmp_path / "x")["b/3.png"]
+    expected = by_pipeline(settings.checkpoint, task, name, photographs / "b" / "3.png", tile_size=64)
+    if task == "depth-estimation":
+        assert row["depth"]["max"] == pytest.approx(expected["predicted_depth"].max().item(), rel=1e-5)
+    elif task == "object-detection":
+        assert [each["score"] for each in row["objects"]] == pytest.approx([each["score"] for each in expected])
+    else:
+        assert [each["label"] for each in row["segments"]] == [each["label"] for each in expected]
+    assert (tmp_path / "x" / "index.html").read_text().count("<img") == len(SIZES)
+
+
+def test_only_maps_and_boxes_have_tiles(save_tuned, photographs, tmp_path):
+    options = {"data": str(photographs), "output": tmp_path / "x"}
+    for kind, side in ((RadioForImageClassification, 64), (RadioForSemanticSegmentation, 65)):
+        checkpoint = str(save_tuned(kind))
+        with pytest.raises(ValueError, match="`tile_size`"):
+            predict_all(PredictSettings(checkpoint=checkpoint, tile_size=side, **options))
+
+
 def test_a_wrong_setting_does_not_stop_the_right_one(save_tuned, photographs, tmp_path):
     options = {"checkpoint": str(save_tuned(RadioForImageClassification)), "data": str(photographs)}
     with pytest.raises(ValueError, match="`threshold`"):
