@@ -47,14 +47,14 @@ class Tiles:
         stride: Pixels from one tile to the next; the last tiles end at the edges of the image.
     """
 
-    size: Resolution
+    size: tuple[int, int]
     side: int
     stride: int
 
     def places(self) -> Iterator[tuple[int, int, int, int]]:
         """Yield top, left, height and width of each tile in pixels, row by row."""
         for top, left in itertools.product(*(window_starts(side, self.side, self.stride) for side in self.size)):
-            yield top, left, min(self.side, self.size.height), min(self.side, self.size.width)
+            yield top, left, min(self.side, self.size[0]), min(self.side, self.size[1])
 
     def strips(self, run: Callable[[int, int, int, int], Sequence[Tensor]]) -> Iterator[list[Tensor]]:
         """Yield maps of the image in strips, from the top to the bottom; in memory is one row of tiles.
