@@ -96,15 +96,18 @@ def test_a_missing_package_is_named_before_the_first_run(study, monkeypatch, cap
 
 NOT_RUN_AGAIN = ("full_step", "regularizers")
 """Studies with arms that changed after they were run."""
+NOT_RUN_YET = ("eight_bits",)
+"""Studies that are announced."""
 
 
 @pytest.mark.parametrize("name", list_studies())
 def test_our_studies_are_all_run_and_documented(name):
     opened = open_study(name)
-    report = build_report(opened, load_results(opened))
-    assert ("Not finished" in report) == (name in NOT_RUN_AGAIN)
-    assert re.search(", p [=<] ", report)
-    assert (STUDIES_DIR / f"{name}.webp").is_file()
+    if name not in NOT_RUN_YET:
+        report = build_report(opened, load_results(opened))
+        assert ("Not finished" in report) == (name in NOT_RUN_AGAIN)
+        assert re.search(", p [=<] ", report)
+    assert (STUDIES_DIR / f"{name}.webp").is_file() == (name not in NOT_RUN_YET)
     page = (ROOT / "docs" / "explanation" / "studies.md").read_text(encoding="utf-8")
     assert f"## {name}\n" in page
     assert opened.study.question.strip() in " ".join(page.split())

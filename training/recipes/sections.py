@@ -492,6 +492,7 @@ def target_name(teacher: str, depth: float) -> str:
 RunModeName = Literal["native", "fixed", "mosaic"]
 Upsampling = Literal["bilinear", "tiles", "featsharp"]
 Precision = Literal["float32", "bfloat16"]
+TeacherPrecision = Literal["float32", "bfloat16", "int8", "fp8"]
 
 
 OWN_ARCHITECTURE = "radio"
@@ -581,20 +582,26 @@ class RunOptions(RecipeSection):
         upsample: Method that makes the grid of the mode "fixed" finer than the teacher's own: "bilinear", "tiles" (adds
             detail of tiles, untrained), or "featsharp" (a network that `radio upsampler` trained for it).
         upsampler: Folder of that network.
-        precision: "float32", or "bfloat16" for autocast; outputs are float32 in both cases.
+        precision: "float32", or "bfloat16" for autocast. "int8" and "fp8": the linear layers of its blocks in 8 bits by
+            torchao, all else as "bfloat16"; "fp8" needs a GPU that has it. Outputs are float32 in all cases.
     """
 
     run_mode: RunModeName | None = None
     input_size_px: int | None = Field(None, gt=0)
     upsample: Upsampling = "bilinear"
     upsampler: str | None = None
-    precision: Precision = "float32"
+    precision: TeacherPrecision = "float32"
 
     @model_validator(mode="after")
     def _check_upsampler(self) -> "RunOptions":
         rule = "a folder that radio upsampler wrote with `upsample` 'featsharp', and null without"
         require((self.upsample == "featsharp") == bool(self.upsampler), "upsampler", self.upsampler, rule)
         return self
+
+    @property
+    def has_8_bits(self) -> bool:
+        """True if layers compute in 8 bits."""
+        return self.precision in ("int8", "fp8")
 
 
 class TeacherRecipe(RunOptions, NamedSection):
@@ -638,6 +645,8 @@ class TeacherRecipe(RunOptions, NamedSection):
             rule = f"written one level up, as teachers.{self.name}.{key}"
             require(key not in type(self).model_fields, f"options.{key}", self.options[key], rule)
         require(not (self.shard and self.compile), "shard", self.shard, "false with `compile`")
+        rule = f"false with `precision` {self.precision!r}"
+        require(not (self.shard and self.has_8_bits), "shard", self.shard, rule)
         return self
 
     def run_options(self) -> RunOptions:

@@ -50,10 +50,13 @@ def is_bfloat16_faster() -> bool:
 
 
 def in_faster_precision(recipe: Recipe) -> Recipe:
-    """Return the recipe with student and teachers in float32 if this machine has only a CPU that is faster with it."""
+    """Return the recipe with student and teachers in float32 if this machine has only a CPU that is faster with it.
+
+    Teachers in 8 bits stay so.
+    """
     if torch.accelerator.is_available() or is_bfloat16_faster():
         return recipe
-    teachers = [entry.replace(precision="float32") for entry in recipe.teachers]
+    teachers = [entry if entry.has_8_bits else entry.replace(precision="float32") for entry in recipe.teachers]
     return recipe.replace(mixed_precision="no", teachers=teachers)
 
 

@@ -20,6 +20,7 @@ from modeling_radio.core.ranks import rank_and_count
 from modeling_radio.training.recipes.recipe import Recipe, TeacherRecipe
 from modeling_radio.training.recipes.sections import RunOptions
 from modeling_radio.training.teachers.base import DEFAULT_GRID_STRIDE, Teacher
+from modeling_radio.training.teachers.eight_bits import quantize_blocks
 from modeling_radio.training.teachers.featsharp import UpsampledTeacher, check_upsampler, load_upsampler
 from modeling_radio.training.teachers.outputs import teacher_error
 from modeling_radio.training.teachers.published.timm_networks import TimmTeacher
@@ -161,10 +162,10 @@ def check_devices(entries: Sequence[TeacherRecipe]) -> None:
 
 
 def place_teacher(teacher: Teacher, entry: TeacherRecipe, student_device: torch.device) -> Teacher:
-    """Move a teacher to its recipe's device, the student's by default, and compile it if the recipe says so.
+    """Move a teacher to its recipe's device, and quantize and compile it if the recipe says so.
 
     Raises:
-        ValueError: If there is no such device.
+        ValueError: If there is no such device, or neither it nor the network can compute in 8 bits.
     """
     device = student_device if entry.device is None else entry.device
     try:
@@ -172,6 +173,8 @@ def place_teacher(teacher: Teacher, entry: TeacherRecipe, student_device: torch.
     except (RuntimeError, AssertionError) as error:  # torch raises the latter if it was built without CUDA
         reason = str(error).strip().splitlines()[0]
         raise teacher_error(entry.name, f"`device` {str(device)!r} cannot be used: {reason.rstrip('.')}.") from error
+    if entry.has_8_bits:
+        quantize_blocks(teacher, entry.precision)
     if entry.compile:
         teacher.compile_network()
     return teacher

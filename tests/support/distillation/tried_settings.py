@@ -142,6 +142,7 @@ CONTEXTS: dict[str, dict[str, Any]] = {
     "teachers.semantic.input_size_px": FIXED,
     "teachers.semantic.upsample": SHARPENED,
     "teachers.semantic.upsampler": SHARPENED,
+    "teachers.semantic.precision": {"teachers.semantic.options": {"summary_dim": 10, "feature_dim": 16}},
     "teachers.semantic.role": TAPS,
     "contrastive": {"teachers.semantic.options": {"summary_dim": 10, "feature_dim": 12}},  # a summary to compare
     "contrastive.bank_size": {"contrastive.weight": 0.5, "schedule.num_steps": 3},
@@ -191,6 +192,7 @@ VALUES: dict[str, Sequence[Any]] = {
     "teachers.semantic.kind": ["tried_settings:OtherTeacher"],
     "teachers.semantic.source": ["elsewhere"],
     "teachers.semantic.options": [{"feature_dim": 11, "summary_dim": 10}],
+    "teachers.semantic.precision": ["bfloat16", "int8"],  # "fp8" needs a GPU
     "teachers.semantic.adaptor": [{"hidden_size": 20}],
     "data.source": ["others"],
     "data.column": ["picture"],
