@@ -29,7 +29,8 @@ from modeling_radio import RadioConfig
 from modeling_radio.cpu import CPU_BLOCKS
 from modeling_radio.training.distillation import inputs, step, trainer
 from modeling_radio.training.distillation.trainer import Distiller
-from modeling_radio.training.planning.costs import Networks
+from modeling_radio.training.planning.costs import CARDS, Networks
+from modeling_radio.training.planning.memory import fit_accumulation
 from modeling_radio.training.recipes.recipe import Recipe, load_recipe, stage_recipes
 from modeling_radio.training.teachers.base import Teacher
 from modeling_radio.training.teachers.published.architectures import PUBLISHED, published_config
@@ -38,6 +39,8 @@ from modeling_radio.training.views.plan import BatchPlan
 
 SHARES = (("radio_s", 8), ("radio_s", 64))
 """Recipes and numbers of ranks."""
+CARD = CARDS["H100"]
+"""Card whose memory decides `accumulation_steps: auto`."""
 HEAD_DIM = 8
 """Width of an attention head of the narrow networks: the least that rotary positions can divide."""
 NARROW = 32
@@ -163,6 +166,8 @@ def count_step(name: str, num_ranks: int, changes: tuple[str, ...] = ()) -> Step
         full = last_stage(load_recipe(name, [f"data.source={folder / 'images'}", *changes]))
         write_images(folder / "images")
         networks = Networks(full)
+        operations = networks.operations(full)
+        full = fit_accumulation(networks, full, num_ranks, CARD.memory_gib, operations)
         distiller = Distiller(narrowed(full, networks.student.config.num_attention_heads, folder), folder / "run")
         plan = BatchPlan(
             distiller.recipe,
@@ -170,7 +175,7 @@ def count_step(name: str, num_ranks: int, changes: tuple[str, ...] = ()) -> Step
             0,
             num_ranks,
             patch_size=networks.student.patch_size,
-            operations=networks.operations(full),
+            operations=operations,
         )
         with patch.object(inputs, "plan_batches", lambda *_: plan):
             distiller.build()

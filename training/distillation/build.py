@@ -47,7 +47,7 @@ class RunParts:
     """Everything that the steps of a run work with.
 
     Attributes:
-        recipe: The recipe.
+        recipe: The recipe, with the numbers that follow from the device.
         accelerator: This rank's accelerator.
         model: The student's network.
         student: `model` with the further heads of hooks, wrapped by Accelerate for DDP or FSDP: forward passes call it.
@@ -133,6 +133,7 @@ def build_run(
     standardization = recipe.standardization.replace(estimation_steps=estimation_steps)
     statistics = TeacherStatistics(standardization, widths, recipe.inner_depths()).to(accelerator.device)
     plan = inputs.plan_batches(recipe, accelerator, images, widths, output)
+    recipe = plan.recipe  # with numbers for `accumulation_steps: auto`
     if is_sharded(accelerator):
         plan.check_equal_passes()
     fingerprint = inputs.fingerprint_of(images, recipe, accelerator)

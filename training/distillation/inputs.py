@@ -2,7 +2,8 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import cast
 
@@ -16,6 +17,7 @@ from modeling_radio.core.ranks import (
     STEP_TIMEOUT,
     any_rank,
     first_rank_first,
+    of_all_ranks,
     on_first_rank,
     rank_and_count,
     wait_for_ranks,
@@ -25,8 +27,10 @@ from modeling_radio.training.data.sources import stream_fingerprint
 from modeling_radio.training.data.training_images import build_training_images
 from modeling_radio.training.distillation.tracking import describe_left_out, left_out_of, write_data_record
 from modeling_radio.training.planning.costs import Networks
+from modeling_radio.training.planning.memory import GIB, fitting_parts, has_auto, with_parts
 from modeling_radio.training.recipes.recipe import Recipe, RecipeError
 from modeling_radio.training.student.build import student_patch_size
+from modeling_radio.training.student.sharding import is_sharded
 from modeling_radio.training.targets.cached import CachedTargets
 from modeling_radio.training.targets.examples import TargetSource
 from modeling_radio.training.targets.feature_cache import (
@@ -44,6 +48,7 @@ from modeling_radio.training.teachers.registry import check_devices, place_teach
 from modeling_radio.training.views.loaders import PartitionStreams
 from modeling_radio.training.views.plan import (
     BatchPlan,
+    Operations,
     divide_ranks,
     extreme_grids,
     large_enough_images,
@@ -77,7 +82,8 @@ def plan_batches(
 ) -> BatchPlan:
     """Return which images this rank's steps see; tell what filters left out, and note it in the run's folder.
 
-    Several ranks divide images of several sizes by the operations that the first one counts.
+    Several ranks divide images of several sizes by the operations that the first one counts, which also chooses what
+    `accumulation_steps: auto` is in the plan's recipe.
 
     Args:
         recipe: The recipe.
@@ -97,9 +103,11 @@ def plan_batches(
             accelerator.print(describe_left_out(record), flush=True)
             write_data_record(folder, recipe, record)
     rank, num_ranks = accelerator.process_index, accelerator.num_processes
-    operations = None
+    networks, operations = cache(lambda: Networks(recipe, widths)), None
     if num_ranks > 1 and any(partition.token_budget is not None for partition in recipe.partitions):
-        operations = on_first_rank(lambda: Networks(recipe, widths).operations(recipe))
+        operations = on_first_rank(lambda: networks().operations(recipe))
+    if has_auto(recipe):
+        recipe = _with_fitting_parts(recipe, accelerator, networks, operations)
     return BatchPlan(
         recipe,
         number,
@@ -109,6 +117,25 @@ def plan_batches(
         image_numbers=image_numbers,
         operations=operations,
     )
+
+
+def _with_fitting_parts(
+    recipe: Recipe, accelerator: Accelerator, networks: Callable[[], Networks], operations: Operations | None
+) -> Recipe:
+    """Return a recipe with the fewest parts of a step that fit into the smallest GPU of all ranks; tell them.
+
+    On other devices, whose memory is not theirs alone, a rank's share is one part.
+    """
+    device, num_ranks = accelerator.device, accelerator.num_processes
+    own = torch.cuda.get_device_properties(device).total_memory / GIB if device.type == "cuda" else None
+    sizes = [size for size in of_all_ranks(own) if size is not None]
+    if not sizes:
+        return with_parts(recipe, {each.name: 1 for each in recipe.partitions})
+    num_sharing = min(num_ranks, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) if is_sharded(accelerator) else 1
+    parts = on_first_rank(lambda: fitting_parts(networks(), recipe, num_ranks, min(sizes), operations, num_sharing))
+    told = ", ".join(f"{name} {number}" for name, number in parts.items())
+    accelerator.print(f"Parts of a step on each rank, chosen for {min(sizes):.1f} GiB: {told}.", flush=True)
+    return with_parts(recipe, parts)
 
 
 def load_teachers(recipe: Recipe, device: torch.device) -> dict[str, Teacher]:

@@ -7,9 +7,9 @@ uninterrupted one; on a CPU bit for bit, with the same number of threads and the
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -46,7 +46,9 @@ from modeling_radio.training.distillation.tracking import (
     start_trackers,
     write_data_record,
 )
+from modeling_radio.training.planning.memory import has_auto, with_parts
 from modeling_radio.training.recipes.recipe import RECIPE_FILE, Recipe, save_recipe
+from modeling_radio.training.recipes.sections import AUTO
 from modeling_radio.training.student.build import check_student_views
 from modeling_radio.training.student.export import Normalizers, export_student, fit_normalizers
 from modeling_radio.training.student.parameters import frozen_trunk
@@ -108,6 +110,7 @@ class Distiller:
             saved = read_state(self.resumed_from)
             self.changes = check_same_recipe(self.resumed_from, saved["recipe"], recipe, allowed_changes)
             check_same_dealing(self.resumed_from, saved.get("dealing"), recipe)
+            self.recipe = self._with_saved_parts(saved)
         else:
             on_first_rank(lambda: check_export(self.output, recipe, allowed_changes))
 
@@ -138,7 +141,10 @@ class Distiller:
             keep_freed_memory()
         # A signal ends what comes before the first step and after the last at once: there is nothing to save.
         on_first_rank(self._save_recipe)
+        asked = self.recipe
         self.build()
+        if self.recipe != asked:
+            on_first_rank(self._save_recipe)  # with the numbers that were chosen
         if self.resumed_from is not None:
             self._load(self.resumed_from)
         num_steps = self.recipe.schedule.num_steps
@@ -150,6 +156,17 @@ class Distiller:
         if summary := self.parts.skipped.summary(self.step):
             self.accelerator.print(summary, flush=True)
         return self._export()
+
+    def _with_saved_parts(self, saved: Mapping[str, Any]) -> Recipe:
+        """Return the recipe with what `accumulation_steps: auto` was before; other numbers of ranks choose anew."""
+        if not has_auto(self.recipe) or len(saved["places_in_data"]) != self.accelerator.num_processes:
+            return self.recipe
+        auto = [each.name for each in self.recipe.partitions if each.accumulation_steps == AUTO]
+        saved_parts = {each["name"]: each["accumulation_steps"] for each in saved["recipe"]["partitions"]}
+        before = {name: saved_parts[name] for name in auto if name in saved_parts}
+        told = ", ".join(f"{name} {number}" for name, number in before.items())
+        self.accelerator.print(f"Parts of a step on each rank, as before: {told}.", flush=True)
+        return with_parts(self.recipe, before)
 
     def _save_recipe(self) -> None:
         for folder in (self.output, *(self.output / name for name in ("checkpoints", "pictures", "skipped"))):
@@ -167,6 +184,7 @@ class Distiller:
             is_new=self.resumed_from is None,
         )
         self.parts: RunParts = parts
+        self.recipe = parts.recipe
         modules = {"student": parts.model, "ema": parts.ema, "statistics": parts.statistics, **states_of(parts.hooks)}
         self.state = RunState(modules, parts.optimizer, parts.skipped, parts.source)
         self.writer = CheckpointWriter(self.output / "checkpoints", self.recipe.checkpoints.keep)

@@ -398,6 +398,24 @@ def _build(entry: TeacherRecipe, stride: int) -> Teacher:
         raise ValueError(f"Without its weights a teacher cannot be planned with: {error}") from error
 
 
+class PassBytes(NamedTuple):
+    """Bytes on a GPU during a pass of the student, which grow with the patches of the pass.
+
+    Attributes:
+        targets: Teachers' features of the pass; of online teachers of all passes whose targets are computed at once.
+        activations: Tensors that the student keeps for the backward pass.
+        checkpointed: The same with gradient checkpointing.
+    """
+
+    targets: float
+    activations: float
+    checkpointed: float
+
+    def total(self, *, is_checkpointed: bool) -> float:
+        """Return the sum, with or without gradient checkpointing."""
+        return self.targets + (self.checkpointed if is_checkpointed else self.activations)
+
+
 class PartitionCost(NamedTuple):
     """Cost of a step of a partition on all ranks together, averaged over its resolutions.
 
@@ -407,10 +425,8 @@ class PartitionCost(NamedTuple):
         images_per_pass: Images that a rank's student has on its GPU at once, rounded up.
         student_flops: Operations of forward and backward passes, and of its moving average's with MESA.
         teacher_flops: Operations of forward passes, by teacher.
-        activations: Bytes that a rank keeps at the largest resolution, without and with gradient checkpointing.
-        targets: Bytes of the teachers' features of a pass at that resolution; of online teachers of all passes whose
-            targets are computed at once.
-        patches: The student's patches of a pass, for which `activations` and `targets` are counted.
+        memory: Memory of a pass at the largest resolution.
+        patches: The student's patches of that pass.
     """
 
     partition: PartitionRecipe
@@ -418,8 +434,7 @@ class PartitionCost(NamedTuple):
     images_per_pass: int
     student_flops: float
     teacher_flops: dict[str, float]
-    activations: tuple[float, float]
-    targets: float
+    memory: PassBytes
     patches: float
 
     @property
@@ -438,6 +453,27 @@ def plan_stage(networks: Networks, stage: Recipe, num_gpus: int) -> list[Partiti
     return [_partition_cost(networks, stage, each, heads, len(ranks[each.name])) for each in stage.partitions]
 
 
+def pass_bytes(
+    networks: Networks, stage: Recipe, partition: PartitionRecipe, num_parts: int, patches: float
+) -> PassBytes:
+    """Return the memory of a pass of a partition.
+
+    Args:
+        networks: Student and teachers.
+        stage: The stage.
+        partition: One of its partitions.
+        num_parts: Parts in which a rank computes its share of a step.
+        patches: The student's patches of the pass.
+    """
+    side = max(size_shares(partition))
+    largest = networks.student_cost(side, networks.heads_of(stage))
+    images = patches / (side // networks.student.patch_size) ** 2  # of the largest size
+    parts = min(stage.views.parts_at_once, num_parts) if stage.views.teachers == "online" else 1
+    names = [name for name in partition.teachers or networks.teachers if name in networks.teachers]
+    channels = sum(networks.teachers[name].feature_dim for name in names)
+    return PassBytes(FULL_BYTES * parts * patches * channels, images * largest.kept, images * largest.kept_checkpointed)
+
+
 def _partition_cost(
     networks: Networks, stage: Recipe, partition: PartitionRecipe, heads: HeadPlan, num_ranks: int
 ) -> PartitionCost:
@@ -453,7 +489,7 @@ def _partition_cost(
     per_image = {
         name: sum(share * of_sizes[size][name] for size, share in shares.items()) / images_per_call for name in names
     }
-    largest, patches = networks.student_cost(max(shares), heads), (max(shares) // patch_size) ** 2
+    patches = (max(shares) // patch_size) ** 2
     most: float = images_per_pass  # images of the largest size with as many patches as a pass may have
     if partition.token_budget is not None:
         most = max(1, partition.token_budget / num_passes / patches)
@@ -464,8 +500,7 @@ def _partition_cost(
         images_per_pass,
         num_images * student * (1 + average_share(stage)),
         {name: num_images * flops for name, flops in per_image.items()},
-        (most * largest.kept, most * largest.kept_checkpointed),
-        FULL_BYTES * parts * most * patches * sum(networks.teachers[name].feature_dim for name in names),
+        pass_bytes(networks, stage, partition, num_parts, most * patches),
         most * patches,
     )
 

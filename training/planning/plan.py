@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from tqdm.auto import tqdm
 
 from modeling_radio.core.tables import markdown
 from modeling_radio.training.planning.costs import (
+    CARDS,
     FULL_BYTES,
     HALF_BYTES,
     MEMORY_SHARE,
     Card,
     Networks,
     PartitionCost,
+    PassBytes,
     at_size,
     plan_stage,
     simulated_card,
     with_split_teachers,
+)
+from modeling_radio.training.planning.memory import (
+    AVERAGE_BYTES,
+    GIB,
+    STUDENT_BYTES,
+    Memory,
+    fit_accumulation,
+    has_auto,
+    head_parameters,
+    memory_between_passes,
+    memory_of_passes,
 )
 from modeling_radio.training.planning.simulation import (
     GPUS_PER_MACHINE,
@@ -34,60 +46,12 @@ from modeling_radio.training.planning.simulation import (
 )
 from modeling_radio.training.recipes.recipe import Recipe, stage_recipes
 from modeling_radio.training.student.build import check_student_views
-from modeling_radio.training.views.plan import teachers_of_rank
 
 
 SECONDS_PER_HOUR = 3600
-GIB = 2**30
 
-STUDENT_BYTES = 20
-"""Per parameter: weight, gradient, two moments of the optimizer and the moving average, all float32. Muon has only one
-moment of its matrices, so for Muon this is too much."""
-AVERAGE_BYTES = 4
-"""The part of `STUDENT_BYTES` for the moving average, in which auxiliary heads have no part."""
-CAST_BYTES = HALF_BYTES
-"""Per parameter: the copy that autocast makes in the forward pass and keeps for the backward pass; with FSDP also of
-the whole model."""
 CHECKPOINT_BYTES = 16
 """Per parameter in a checkpoint: all of the above but the gradient."""
-
-UPDATE_BYTES = {"adamw": 0, "lamb": 8, "muon": 12}
-"""Per parameter, what optimizers have in memory during an update only: none with PyTorch's fused AdamW, both parts of
-LAMB's quotient, and 10.9 bytes measured of Muon."""
-
-
-class Memory(NamedTuple):
-    """Bytes on each GPU at the most of a run, with a copy of the student on each (DDP).
-
-    Attributes:
-        student: Weights, gradients, optimizer and average, also of auxiliary heads.
-        casts: Weights in bfloat16, from the forward to the backward pass.
-        teachers: Weights.
-        targets: Teachers' features of a pass.
-        activations: Tensors that the student keeps for the backward pass.
-        checkpointed: The same with gradient checkpointing.
-        update: Memory that the optimizer needs during an update, when casts, targets and activations are gone.
-    """
-
-    student: float
-    casts: float
-    teachers: float
-    targets: float
-    activations: float
-    checkpointed: float
-    update: float
-
-    def total(self, *, is_checkpointed: bool) -> float:
-        """Return the sum in a pass or in an update, whichever is larger."""
-        kept = self.checkpointed if is_checkpointed else self.activations
-        return self.student + self.teachers + max(self.casts + self.targets + kept, self.update)
-
-    def fits(self, card: Card) -> str:
-        """Return "yes", "checkpointed" (only with gradient checkpointing) or "no" for a card."""
-        room = MEMORY_SHARE * card.memory_gib * GIB
-        if self.total(is_checkpointed=False) <= room:
-            return "yes"
-        return "checkpointed" if self.total(is_checkpointed=True) <= room else "no"
 
 
 class Plan:
@@ -97,6 +61,7 @@ class Plan:
         recipe: The recipe.
         num_gpus: Number of ranks.
         networks: Networks of a plan for another number of ranks, to count each network once.
+        card: The card whose memory decides `accumulation_steps: auto`.
 
     Attributes:
         stages: The recipe of each stage; one if the recipe has no stages.
@@ -108,12 +73,20 @@ class Plan:
         ValueError: If a network cannot be built, or the recipe does not fit this number of GPUs.
     """
 
-    def __init__(self, recipe: Recipe, num_gpus: int, networks: Networks | None = None) -> None:
-        self.recipe, self.num_gpus = recipe, num_gpus
-        self.stages = stage_recipes(recipe) or [recipe]
-        for stage in self.stages:
+    def __init__(
+        self, recipe: Recipe, num_gpus: int, networks: Networks | None = None, card: Card = CARDS["H100"]
+    ) -> None:
+        self.recipe, self.num_gpus, self.card = recipe, num_gpus, card
+        stages = stage_recipes(recipe) or [recipe]
+        for stage in stages:
             check_student_views(stage)
-        self.networks = networks or Networks(recipe)
+        self.networks = counted = networks or Networks(recipe)
+        self.stages = [
+            fit_accumulation(counted, stage, num_gpus, card.memory_gib, counted.operations(stage))
+            if has_auto(stage)
+            else stage
+            for stage in stages
+        ]
         self.costs: dict[str, list[PartitionCost]] = {}
         self.simulated: dict[str, SimulatedStep] = {}
         for stage in tqdm(self.stages, desc="count", unit="stage"):
@@ -153,36 +126,26 @@ class Plan:
         """Return the cost of a step of each partition of each stage."""
         return [(stage, cost) for stage in self.stages for cost in self.costs[stage.name]]
 
-    def pass_bytes(self) -> dict[tuple[str, str], tuple[float, float, float]]:
-        """Return targets, activations and checkpointed ones of the fullest pass of each stage and partition."""
-        found = {}
-        for stage, cost in self.steps():
-            fullest = self.simulated[stage.name].patches[cost.partition.name] / cost.patches
-            kept, checkpointed = cost.activations
-            sizes = (fullest * cost.targets, fullest * kept, fullest * checkpointed)
-            found[stage.name, cost.partition.name] = sizes
-        return found
+    def pass_bytes(self) -> dict[tuple[str, str], PassBytes]:
+        """Return the memory of the fullest pass of each stage and partition."""
+        return {
+            (stage.name, name): sizes
+            for stage in self.stages
+            for name, sizes in memory_of_passes(
+                self.networks, stage, self.num_gpus, self.simulated[stage.name].patches
+            ).items()
+        }
 
     def fullest_pass(self) -> str:
         """Return the stage and the partition whose pass needs most memory, in words."""
         sizes = self.pass_bytes()
-        stage, partition = max(sizes, key=lambda names: sum(sizes[names][:2]))
+        stage, partition = max(sizes, key=lambda names: sizes[names].total(is_checkpointed=False))
         return f"{stage}, {partition}" if self.recipe.stages else partition
 
     def memory(self) -> Memory:
         """Return the largest memory use of a GPU."""
-        teachers = max(
-            sum(self.networks.teachers[name].weight_bytes for name in teachers_of_rank(stage, rank, self.num_gpus))
-            for stage in self.stages
-            for rank in range(self.num_gpus)
-        )
-        return Memory(
-            STUDENT_BYTES * self.networks.num_parameters + self.head_bytes(),
-            CAST_BYTES * (self.networks.num_parameters + self.head_parameters()),
-            teachers,
-            *map(max, zip(*self.pass_bytes().values(), strict=True)),
-            update=UPDATE_BYTES[self.recipe.optimizer.name] * (self.networks.num_parameters + self.head_parameters()),
-        )
+        between = memory_between_passes(self.networks, self.stages, self.num_gpus)
+        return between.with_pass(PassBytes(*map(max, zip(*self.pass_bytes().values(), strict=True))))
 
     def step_time(self, stage: Recipe, speed: Speed) -> StepTime:
         """Return the simulated time of a step of a stage."""
@@ -191,8 +154,7 @@ class Plan:
 
     def head_parameters(self) -> int:
         """Return the parameters of the auxiliary heads, of the stage with most of them."""
-        learner = self.networks.learner(max((self.networks.heads_of(stage) for stage in self.stages), key=len))
-        return sum(parameter.numel() for parameter in learner.parameters()) - self.networks.num_parameters
+        return head_parameters(self.networks, self.stages)
 
     def head_bytes(self) -> int:
         """Return the memory of the auxiliary heads on a GPU in training."""
@@ -364,7 +326,10 @@ def _steps_table(plan: Plan) -> str:
         rows.append(
             [stage.name, cost.partition.name, f"{cost.images:.0f}", ", ".join(map(str, cost.partition.sizes_px))]
             + [_short(value / 1e12) for value in flops]
-            + [str(cost.images_per_pass), *(f"{size / GIB:.1f}" for size in cost.activations)]
+            + [
+                str(cost.images_per_pass),
+                *(f"{size / GIB:.1f}" for size in (cost.memory.activations, cost.memory.checkpointed)),
+            ]
         )
     return markdown([*header, "images per pass", "activations (GiB)", "checkpointed (GiB)"], rows)
 

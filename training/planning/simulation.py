@@ -11,7 +11,7 @@ import numpy as np
 from modeling_radio.training.planning.costs import FULL_BYTES, Card, Networks
 from modeling_radio.training.recipes.recipe import Recipe
 from modeling_radio.training.teachers.base import HasNetwork, by_network
-from modeling_radio.training.views.plan import BatchPlan, Grid, images_per_step, size_shares
+from modeling_radio.training.views.plan import BatchPlan, Grid, Operations, images_per_step, size_shares
 
 
 NUM_STEPS = 8
@@ -61,18 +61,14 @@ def simulate_step(networks: Networks, stage: Recipe, num_gpus: int) -> Simulated
         RecipeError: If the recipe does not fit this number of ranks.
     """
     by_part, patch_size = networks.operations_by_part(stage), networks.student.patch_size
-    plan = BatchPlan(stage, None, num_ranks=num_gpus, patch_size=patch_size, operations=networks.operations(stage))
     parts = list(dict.fromkeys(part for own in by_part.values() for part in own))
-    steps = [plan.shapes_of_ranks(step) for step in range(NUM_STEPS)]
+    steps = deal_steps(stage, num_gpus, patch_size, networks.operations(stage))
     flops = np.array(
         [[[_flops_of(networks, stage, by_part, part, own) for part in parts] for own in ranks] for ranks in steps]
     )
     of_ranks = flops.sum(2)
     ratios = of_ranks.max(1) / of_ranks.mean(1)
-    patches: dict[str, list[int]] = {name: [] for name in by_part}
-    for own in (own for ranks in steps for own in ranks):
-        for name, passes in own.items():
-            patches[name] += [sum(grid.num_tokens for grid in grids) for grids in passes]
+    patches = patches_of_passes(steps)
     filled = [count for counts in patches.values() for count in counts]
     return SimulatedStep(
         {
@@ -87,6 +83,30 @@ def simulate_step(networks: Networks, stage: Recipe, num_gpus: int) -> Simulated
         {name: max(counts) for name, counts in patches.items()},
         num_views(stage, networks.teachers, patch_size),
     )
+
+
+def deal_steps(
+    stage: Recipe, num_gpus: int, patch_size: int, operations: Operations | None
+) -> list[list[dict[str, list[list[Grid]]]]]:
+    """Return for some steps what each rank has of them, as `BatchPlan.shapes_of_ranks` does.
+
+    Args:
+        stage: The stage.
+        num_gpus: Number of ranks.
+        patch_size: The student's patch in pixels.
+        operations: As of `BatchPlan`.
+    """
+    plan = BatchPlan(stage, None, num_ranks=num_gpus, patch_size=patch_size, operations=operations)
+    return [plan.shapes_of_ranks(step) for step in range(NUM_STEPS)]
+
+
+def patches_of_passes(steps: Sequence[Sequence[Mapping[str, Sequence[Sequence[Grid]]]]]) -> dict[str, list[int]]:
+    """Return by partition the student's patches of each pass of some steps, on all ranks."""
+    patches: dict[str, list[int]] = {}
+    for own in (own for ranks in steps for own in ranks):
+        for name, passes in own.items():
+            patches.setdefault(name, []).extend(sum(grid.num_tokens for grid in grids) for grids in passes)
+    return patches
 
 
 def _is_mosaic(networks: Networks, part: str) -> bool:

@@ -118,6 +118,8 @@ def is_made(source: str) -> bool:
 
 
 DEFAULT_BATCH_SIZE = 64
+AUTO = "auto"
+"""Value of settings that follow from the device."""
 
 
 def require_range(name: str, bounds: tuple[float, float]) -> None:
@@ -269,7 +271,8 @@ class PartitionRecipe(NamedSection):
             accumulated parts, up to the rounding of shapes. A step has as many images as it holds of the mean size,
             each resolution has its share of them, and each part packs its images into one sequence.
         accumulation_steps: Number of parts in which a rank computes its share, to save memory; fewer if a rank has
-            fewer images.
+            fewer images. "auto" takes the fewest that fit into the GPU's memory by the count of `radio plan`, or 1
+            without a GPU; the run then keeps them on any device, as long as it has as many ranks.
         rank_share: Gives the partition its own group of ranks. All ranks are divided between such partitions in this
             proportion, for example 3 for "low" and 1 for "high"; a single process runs all partitions. None uses every
             rank. The gradient is the same in all cases.
@@ -293,7 +296,7 @@ class PartitionRecipe(NamedSection):
     probabilities: list[Annotated[float, Ge(0)]] | None = None
     batch_size: int | None = Field(None, gt=0)
     token_budget: int | None = Field(None, gt=0)
-    accumulation_steps: Annotated[int, INDECISIVE] = Field(1, gt=0)
+    accumulation_steps: Annotated[Count | Literal["auto"], INDECISIVE] = 1
     rank_share: Annotated[int | None, INDECISIVE] = Field(None, gt=0)
     weight: float = Field(1.0, gt=0)
     teachers: list[str] | None = None

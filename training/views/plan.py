@@ -17,6 +17,7 @@ from modeling_radio.checks_radio import round_to_step
 from modeling_radio.core.seeds import make_generator
 from modeling_radio.training.data.image_table import Images
 from modeling_radio.training.recipes.recipe import PartitionRecipe, Recipe, RecipeError
+from modeling_radio.training.recipes.sections import AUTO
 
 
 Operations = Mapping[str, Mapping[int, float]]
@@ -355,7 +356,9 @@ def parts_of_rank(partition: PartitionRecipe, num_ranks: int, patch_size: int) -
         num_ranks: Number of its ranks.
         patch_size: The student's patch in pixels.
     """
-    return max(1, min(partition.accumulation_steps, images_per_step(partition, patch_size) // num_ranks))
+    steps = partition.accumulation_steps
+    assert steps != AUTO, "a number is chosen before images are dealt"
+    return max(1, min(steps, images_per_step(partition, patch_size) // num_ranks))
 
 
 def cut_evenly(number: int, num_parts: int) -> list[range]:

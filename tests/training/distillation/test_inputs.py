@@ -25,11 +25,13 @@ from modeling_radio.training.distillation.inputs import (
     load_teachers,
     open_images,
     open_targets,
+    plan_batches,
     shard_teachers,
     widths_of_teachers,
 )
 from modeling_radio.training.recipes.recipe import RecipeError, load_recipe
 from modeling_radio.training.teachers.base import Teacher
+from modeling_radio.training.teachers.outputs import TeacherWidths
 from modeling_radio.training.views.plan import BatchPlan
 
 
@@ -129,6 +131,34 @@ def test_ranks_that_share_a_sharded_teacher_must_call_it_in_one_order(
     monkeypatch.setattr(inputs, "rank_and_count", lambda: (0, 2))
     with pytest.raises(RecipeError, match=r"teachers\.segmenter\.shard=false"):
         shard_teachers(recipe, teachers)
+
+
+def test_auto_fits_the_smallest_gpu_of_all_ranks_and_is_one_part_elsewhere(
+    recipe_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = load_recipe(recipe_file, ["partitions=[{name: low, batch_size: 8, accumulation_steps: auto}]"])
+    images, widths = NoiseImages(recipe.data, is_square=False), {"semantic": (10, 12), "segmenter": (None, 9)}
+    widths = {name: TeacherWidths(*each) for name, each in widths.items()}
+    told: list[str] = []
+
+    def parts_on(device: str, *memory_gib: float | None) -> list[int | str]:
+        monkeypatch.setattr(inputs, "of_all_ranks", lambda own: [own, *memory_gib])
+        accelerator = SimpleNamespace(
+            device=torch.device(device),
+            process_index=0,
+            num_processes=1,
+            is_main_process=True,
+            distributed_type="NO",
+            print=lambda line, **_: told.append(line),
+        )
+        plan = plan_batches(recipe, accelerator, images, widths, tmp_path)
+        return [each.accumulation_steps for each in plan.recipe.partitions]
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=80 * 2**30))
+    assert parts_on("cuda") == [1]
+    assert parts_on("cuda", 1e-6) == [8]
+    assert parts_on("cpu", None) == [1]
+    assert len(told) == 2  # lines, of the GPUs
 
 
 def test_ranks_open_balanced_and_filtered_images_together(

@@ -47,6 +47,7 @@ from modeling_radio.training.distillation import bad_steps, checkpoints, inputs,
 from modeling_radio.training.distillation.checkpoints import list_checkpoints
 from modeling_radio.training.distillation.tracking import read_series
 from modeling_radio.training.losses.alignment import AlignedMaps, align_to_teacher
+from modeling_radio.training.planning.memory import with_parts
 from modeling_radio.training.recipes.recipe import RecipeError, load_recipe
 from modeling_radio.training.student.parameters import is_of_trunk
 from modeling_radio.training.teachers.outputs import TeacherOutput
@@ -74,6 +75,24 @@ def test_accumulated_parts_equal_the_whole_batch(recipe_file: str, others: tuple
     whole, parts = last_state("whole"), last_state("parts")
     for key in whole:
         torch.testing.assert_close(parts[key], whole[key], rtol=1e-4, atol=1e-6)
+
+
+def test_auto_goes_on_with_the_parts_that_the_run_began_with(recipe_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever fits the device of the next session; other numbers of ranks choose anew."""
+    settings = ["schedule.num_steps=2", "damp.sigma=0.1"]  # whose noise differs from part to part
+    distil(recipe_file, "whole", *settings, "partitions.low.accumulation_steps=2")
+    auto = load_recipe(recipe_file, [*settings, "partitions.low.accumulation_steps=auto"])
+    monkeypatch.setattr(inputs, "_with_fitting_parts", lambda recipe, *_: with_parts(recipe, {"low": 2, "high": 2}))
+    trainer.Distiller(auto, Path("stopped")).run(stop_at=1)
+    monkeypatch.setattr(inputs, "_with_fitting_parts", None)
+    resumed = trainer.Distiller(auto, Path("stopped"))
+    resumed.run()
+    assert_same_tensors(last_state("stopped", 2), last_state("whole", 2))
+    assert load_recipe("stopped/recipe.yaml").partitions[0].accumulation_steps == 2
+    state = json.loads((Path("stopped") / "checkpoints" / "step_00000002" / "state.json").read_text())
+    elsewhere = {**state, "places_in_data": 2 * state["places_in_data"]}
+    monkeypatch.setattr(trainer, "read_state", lambda _: elsewhere)
+    assert trainer.Distiller(auto, Path("stopped")).recipe == auto
 
 
 @pytest.mark.parametrize("temporal_patch_size", ["null", "2"])  # what projects clips is frozen

@@ -148,9 +148,9 @@ def test_a_step_averages_over_sizes_and_counts_each_partitions_teachers(networks
     assert low.teacher_flops.keys() == {"siglip2-g", "sam3"}
     assert high.teacher_flops == {"siglip2-g": pytest.approx(2 * networks.teachers["siglip2-g"].flops(128, 1))}
     assert high.flops == high.student_flops + high.teacher_flops["siglip2-g"]
-    # 4 images at the largest size
-    assert low.activations == (4 * networks.student_cost(64).kept, 4 * networks.student_cost(64).kept_checkpointed)
-    assert low.targets == 4 * 4 * 16 * (1536 + 1024)  # 4 bytes a number, 4 images of 16 patches
+    cost = networks.student_cost(64)  # 4 images of this size
+    assert (low.memory.activations, low.memory.checkpointed) == (4 * cost.kept, 4 * cost.kept_checkpointed)
+    assert low.memory.targets == 4 * 4 * 16 * (1536 + 1024)  # 4 bytes a number, 4 images of 16 patches
 
 
 def test_a_token_budget_costs_as_much_as_its_images(networks: Networks, recipe: Recipe) -> None:
@@ -162,7 +162,7 @@ def test_a_token_budget_costs_as_much_as_its_images(networks: Networks, recipe: 
     by_tokens = recipe.replace(partitions=[by_images.partitions[0].replace(**budget)])
     (expected,), (cost,) = plan_stage(networks, by_images, 1), plan_stage(networks, by_tokens, 1)
     assert (cost.images, cost.student_flops) == (expected.images, expected.student_flops)
-    assert cost.activations == pytest.approx(expected.activations)
+    assert cost.memory == pytest.approx(expected.memory)
     assert cost.teacher_flops == expected.teacher_flops
 
 
@@ -185,7 +185,7 @@ def test_changed_stages_keep_their_number_of_images(networks: Networks, recipe: 
 def test_targets_of_parts_that_are_computed_at_once_add_up(networks: Networks, recipe: Recipe) -> None:
     low = recipe.partitions[0].replace(accumulation_steps=2)
     sizes = [
-        plan_stage(networks, recipe.replace(partitions=[low], views={"parts_at_once": parts}), 1)[0].targets
+        plan_stage(networks, recipe.replace(partitions=[low], views={"parts_at_once": parts}), 1)[0].memory.targets
         for parts in (1, 2, 4)
     ]
     assert sizes == [sizes[0], 2 * sizes[0], 2 * sizes[0]]  # there are but two parts

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from modeling_radio.training.planning.costs import CARDS, Card
-from modeling_radio.training.planning.plan import GIB, Memory, Plan, describe, networks_table
+from modeling_radio.training.planning.memory import GIB, Memory
+from modeling_radio.training.planning.plan import Plan, describe, networks_table
 from modeling_radio.training.planning.simulation import Speed
 from modeling_radio.training.recipes.recipe import Recipe, load_recipe
 from modeling_radio.training.targets.feature_cache import FORMATS

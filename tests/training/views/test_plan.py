@@ -355,7 +355,8 @@ def test_runs_of_shapes_are_as_cheap_as_can_be() -> None:
 def test_ranks_of_a_large_recipe_have_few_shapes_and_equal_work(
     num_ranks: int, worst: float, most_shapes: float
 ) -> None:
-    recipe = stage_recipes(load_recipe("radio_s", ["data.source=images"]))[-1]
+    parts = [f"partitions.{name}.accumulation_steps=2" for name in ("low", "high")]
+    recipe = stage_recipes(load_recipe("radio_s", ["data.source=images", *parts]))[-1]
     ranks = BatchPlan(recipe, None, 0, num_ranks, patch_size=16).shapes_of_ranks(0)
     grids = [[grid for parts in own.values() for part in parts for grid in part] for own in ranks]
     costs = [sum(grid.num_tokens for grid in own) for own in grids]
