@@ -22,6 +22,7 @@ COMMANDS = {
     "finetune": ("tuning.finetune", "tune a checkpoint on a task, with or without LoRA"),
     "merge": ("tuning.merge", "merge a tuned adapter into its base"),
     "evaluate": ("evaluation.evaluate", "measure a checkpoint, and compare it with other models"),
+    "label": ("prediction.label", "draw boxes and masks of words as labels, by RADIO or SAM3"),
     "predict": ("prediction.predict", "answer for a folder of images: classes, boxes, masks, depth"),
     "extract": ("extraction.extract", "write the features of images as a data set"),
     "search": ("extraction.search", "find images in such a data set by an image or a text"),

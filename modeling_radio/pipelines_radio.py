@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 from transformers import (
@@ -496,13 +497,14 @@ class RadioZeroShotObjectDetectionPipeline(AnySizeBatches, _WordMaps):
 
     - `threshold`: least score; by default 0.1, as of transformers' own.
     - `top_k`: largest number of boxes; by default all.
+    - `return_masks`: add the region itself as `mask`, an image of the size of the photograph; by default False.
 
     An image may also be a dictionary with "image" and "candidate_labels". Results have `label`, `score`, the mean
     probability of the word in the region, and `box` with `xmin`, `ymin`, `xmax`, `ymax` in pixels of the image. Regions
     smaller than a patch are left out.
     """
 
-    stock_options = ("threshold", "top_k", "timeout")
+    stock_options = ("threshold", "top_k", "return_masks", "timeout")
 
     # pyrefly: ignore[bad-override]
     def __call__(self, image: Any, candidate_labels: Any = None, **kwargs: Any) -> Any:
@@ -514,7 +516,12 @@ class RadioZeroShotObjectDetectionPipeline(AnySizeBatches, _WordMaps):
 
     # pyrefly: ignore[bad-override]
     def postprocess(
-        self, model_outputs: Any, candidate_labels: Any, threshold: float = 0.1, top_k: int | None = None
+        self,
+        model_outputs: Any,
+        candidate_labels: Any,
+        threshold: float = 0.1,
+        top_k: int | None = None,
+        return_masks: bool = False,
     ) -> list[dict[str, Any]]:
         """Return boxes with their labels and scores, the most certain first."""
         ((height, width),) = model_outputs["target_size"]
@@ -526,14 +533,22 @@ class RadioZeroShotObjectDetectionPipeline(AnySizeBatches, _WordMaps):
         boxes = regions.boxes * torch.tensor([width / cols, height / rows], device=logits.device).repeat(2)
         found = [
             {
+                "number": number,
                 "score": score,
                 "label": candidate_labels[label],
                 "box": dict(zip(("xmin", "ymin", "xmax", "ymax"), map(round, box), strict=True)),
             }
-            for score, label, box in zip(regions.scores.tolist(), regions.labels.tolist(), boxes.tolist(), strict=True)
+            for number, (score, label, box) in enumerate(
+                zip(regions.scores.tolist(), regions.labels.tolist(), boxes.tolist(), strict=True)
+            )
             if score >= threshold
         ]
-        return sorted(found, key=lambda each: -each["score"])[:top_k]
+        found = sorted(found, key=lambda each: -each["score"])[:top_k]
+        for each in found:
+            region = regions.numbers == each.pop("number")
+            if return_masks:
+                each["mask"] = to_pil_image(255 * region.byte().cpu()).resize((width, height), Image.Resampling.NEAREST)
+        return found
 
 
 class RadioInstanceSegmentationPipeline(AnySizeBatches, ImageSegmentationPipeline):

@@ -10,11 +10,14 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
+from torchvision.transforms.v2.functional import pil_to_tensor
 from transformers import pipeline
 
 from modeling_radio import RadioForInstanceSegmentation, RadioForZeroShotImageClassification, class_of
 from modeling_radio.checks_radio import Resolution
-from modeling_radio.figures.predictions import TILED, Opened
+from modeling_radio.core.settings import hash_of
+from modeling_radio.evaluation.models.teachers import network_fingerprint
+from modeling_radio.figures.predictions import TILED, Opened, Prediction, predict, shown
 from modeling_radio.pipelines_radio import RadioObjectDetectionPipeline, limits_of
 from modeling_radio.tasks_radio import PIPELINES, task_of
 from modeling_radio.views_radio import ViewOptions
@@ -118,6 +121,20 @@ class Answering:
         """Names of the classes by id."""
         return dict(enumerate(self.words)) if self.words else self.opened.class_names
 
+    def identity(self) -> dict[str, str]:
+        """Return hashes of the weights, and of how images and words are prepared."""
+        return identity_of(self.opened.model, self.opened.processor, self.opened.tokenizer)
+
+    def drawn(self, picture: Image.Image) -> Prediction:
+        """Return the answer for an image as a drawing."""
+        pixels = pil_to_tensor(picture)
+        if self.words:
+            (answer,) = self([picture])
+            best = answer.values[CLASSES][0]
+            return Prediction(f"{best['label']}, {best['score']:.2f}.", shown(pixels))
+        usual = 0.5 if self.opened.model.config.score_thresholds is None else "tuned"
+        return predict(self.opened, pixels, usual if self.threshold is None else self.threshold, self.tiles)
+
     def __call__(self, images: Sequence[Image.Image]) -> list[Answer]:
         """Return the answers for a batch of RGB images, each of at most `MOST_PIXELS` unless there are tiles."""
         options: dict[str, Any] = {"batch_size": len(images)}
@@ -133,6 +150,13 @@ class Answering:
         # A data set, whose results come one by one: a list's would all be in memory at once.
         found = self._pipeline(_ImageList(images), **options)
         return [_READERS[self.kind](each, image.size, numbers) for each, image in zip(found, images, strict=True)]
+
+
+def identity_of(model: Any, processor: Any, tokenizer: Any) -> dict[str, str]:
+    """Return hashes of a model's weights, and of what prepares its images and words; the tokenizer may be None."""
+    vocabulary = {} if tokenizer is None else tokenizer.get_vocab()
+    prepared = hash_of({"processor": processor.to_json_string(), "vocabulary": vocabulary})[:16]
+    return {"model": network_fingerprint(model), "processor": prepared}
 
 
 class _ImageList(Dataset[Image.Image]):

@@ -6,13 +6,13 @@ import csv
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from PIL import Image
-from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
+from torchvision.transforms.v2.functional import to_pil_image
 from transformers.utils import logging as transformers_logging
 
 from modeling_radio.checks_radio import read_json
@@ -24,13 +24,12 @@ from modeling_radio.core.settings import hash_of
 from modeling_radio.core.timing import ProgressBar
 from modeling_radio.core.trust import check_parts
 from modeling_radio.evaluation.models.radio import tiles_of
-from modeling_radio.evaluation.models.teachers import network_fingerprint
 from modeling_radio.extraction.settings import SourceSettings
 from modeling_radio.extraction.shards import Shard
 from modeling_radio.extraction.source import ImageBatch, SourceSplit, open_source
 from modeling_radio.extraction.streamed import StreamedSplit
 from modeling_radio.figures.page import CaptionedImage, ImageRow, Section, write_page
-from modeling_radio.figures.predictions import Prediction, open_model, predict, shown
+from modeling_radio.figures.predictions import Prediction, open_model
 from modeling_radio.prediction.answers import (
     CLASSES,
     DEPTH,
@@ -90,49 +89,98 @@ class Predicted:
         return f"{self.num_images} images{left_out}. Wrote {', '.join(self.files)} in {self.output}."
 
 
+class Answers(Protocol):
+    """A model that answers for images."""
+
+    kind: str
+    tiles: Any
+
+    @property
+    def class_names(self) -> Mapping[int, str]: ...
+
+    def __call__(self, images: Sequence[Image.Image]) -> list[Answer]: ...
+
+    def identity(self) -> dict[str, str]: ...
+
+    def drawn(self, picture: Image.Image) -> Prediction: ...
+
+
 def predict_all(settings: PredictSettings) -> Predicted:
-    """Answer for all images that are missing, and write all files; parts that are there are not made again.
+    """Answer for all images by a tuned model.
 
     Raises:
         ValueError: If model, images or settings do not fit, or the folder holds answers of others.
         WriteError: If something cannot be written.
     """
-    transformers_logging.disable_progress_bar()
-    check_run_folder(settings.output, NAME)
-    data, output = Path(settings.data).expanduser(), settings.output
-    if data.is_dir() and output.resolve().is_relative_to(data.resolve()):
-        raise ValueError(f"`output` must lie outside `data`, where it would be read as data, got {str(output)!r}.")
+    check_output(settings.data, settings.output, NAME)
     base = check_parts(settings.checkpoint, settings.base)
     opened = open_model(settings.checkpoint, settings.device, settings.dtype, base=base)
     answering = Answering(opened, settings.classes, settings.threshold, tiles_of(settings))
+    return answer_all(settings, answering, NAME, recorded_command(NAME, settings, ["checkpoint", "data"]))
+
+
+def check_output(data: str, output: Path, name: str) -> None:
+    """Refuse a folder of answers that another command wrote, or that lies in the data.
+
+    Args:
+        data: Images, as of `PredictSettings`.
+        output: Folder of the answers.
+        name: Name of the command.
+
+    Raises:
+        ValueError: If the folder does not fit.
+    """
+    check_run_folder(output, name)
+    folder = Path(data).expanduser()
+    if folder.is_dir() and output.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"`output` must lie outside `data`, where it would be read as data, got {str(output)!r}.")
+
+
+def answer_all(
+    settings: PredictSettings, answering: Answers, name: str, command: str, *, coco: str = COCO, has_paths: bool = False
+) -> Predicted:
+    """Answer for all images that are missing, and write all files; parts that are there are not made again.
+
+    Args:
+        settings: Images, and how they are read.
+        answering: The model.
+        name: Name of the command.
+        command: The command as it was typed, for the page.
+        coco: Name of the file of objects.
+        has_paths: Whether images are named by their paths in the folder, which several splits do not share.
+
+    Raises:
+        ValueError: If images or settings do not fit, or the folder holds answers of others.
+        WriteError: If something cannot be written.
+    """
+    transformers_logging.disable_progress_bar()
+    output = settings.output
     shared = SourceSettings.model_fields.keys() & PredictSettings.model_fields.keys()
     images = SourceSettings(**{name: getattr(settings, name) for name in shared}, keep=[])
     splits = {"train": StreamedSplit(images)} if settings.streaming else open_source(images)
-    vocabulary = {} if opened.tokenizer is None else opened.tokenizer.get_vocab()
     facts = {
         "settings": {name: value for name, value in settings.to_dict().items() if name not in NOT_DECISIVE},
-        "model": network_fingerprint(opened.model),
-        "processor": hash_of({"processor": opened.processor.to_json_string(), "vocabulary": vocabulary})[:16],
+        **answering.identity(),
         "images": {name: split.state() for name, split in splits.items()},
     }
-    with sole_run(output, NAME):
+    with sole_run(output, name):
         _check_same(output, facts)
-        for folder in (output, *(path for path in output.rglob("*") if path.is_dir())):
+        for folder in (output, *(path for path in output.rglob("*") if path.is_dir() and not path.is_symlink())):
             remove_partial(folder)
         shards = [(split, shard) for split in splits.values() for shard in split.shards(IMAGES_OF_PART)]
         paths = [output / PARTS / f"{number:06d}.jsonl" for number in range(len(shards))]
-        with ProgressBar(total=len(shards), unit="part", desc="predict") as bar:
+        with ProgressBar(total=len(shards), unit="part", desc=name.removeprefix("radio ")) as bar:
             for (split, shard), path in zip(shards, paths, strict=True):
                 if not path.is_file():
                     path.parent.mkdir(exist_ok=True)
                     # Names are unique in a split; those of a column of a stream in one of its files.
-                    of_split = f"{split.name}/" if len(splits) > 1 else ""
+                    of_split = f"{split.name}/" if len(splits) > 1 and not has_paths else ""
                     of_file = f"{path.stem}/" if settings.streaming and settings.id_column is not None else ""
                     part = _PredictedPart(answering, split, shard, settings.batch_size, output, of_split, of_file)
                     lines = [json.dumps(row, ensure_ascii=False) for row in part.rows()]
                     write_text(path, "".join(f"{line}\n" for line in lines))
                 bar.update()
-        return _finish(settings, answering, paths, splits)
+        return _finish(settings, answering, paths, splits, command, coco)
 
 
 def _check_same(output: Path, facts: dict[str, Any]) -> None:
@@ -162,7 +210,7 @@ class _PredictedPart:
         of_file: Folder of its maps where names may be in several files.
     """
 
-    answering: Answering
+    answering: Answers
     split: SourceSplit | StreamedSplit
     shard: Shard
     batch_size: int
@@ -223,7 +271,14 @@ def _lines(paths: list[Path]) -> Iterator[dict[str, Any]]:
             yield from map(json.loads, file)
 
 
-def _finish(settings: PredictSettings, answering: Answering, paths: list[Path], splits: dict[str, Any]) -> Predicted:
+def _finish(
+    settings: PredictSettings,
+    answering: Answers,
+    paths: list[Path],
+    splits: dict[str, Any],
+    command: str,
+    coco: str,
+) -> Predicted:
     """Write the files that hold all parts, and the page."""
     output, kind, files = settings.output, answering.kind, [LINES, TABLE]
     counts: Counter[str] = Counter()
@@ -235,11 +290,11 @@ def _finish(settings: PredictSettings, answering: Answering, paths: list[Path], 
     write_file(output / LINES, lambda path: _join(paths, path))
     write_file(output / TABLE, lambda path: _write_table(kind, answering, paths, path))
     if kind == OBJECTS:
-        write_file(output / COCO, lambda path: _write_coco(answering, paths, path))
-        files.append(COCO)
+        write_file(output / coco, lambda path: _write_coco(answering, paths, path))
+        files.append(coco)
     files += [f"{FOLDER_OF_KIND[kind]}/"] if kind in FOLDER_OF_KIND else []
     if settings.num_shown:
-        _write_page(settings, answering, splits)
+        _write_page(settings, answering, splits, command)
         files.append(PAGE)
     return Predicted(output, counts["images"], skipped, files)
 
@@ -250,7 +305,7 @@ def _join(paths: list[Path], target: Path) -> None:
             file.write(path.read_bytes())
 
 
-def _write_table(kind: str, answering: Answering, paths: list[Path], target: Path) -> None:
+def _write_table(kind: str, answering: Answers, paths: list[Path], target: Path) -> None:
     """Write a row for each image of classes and depth, and for each object or segment."""
     names = list(answering.class_names.values()) if kind == CLASSES else []
     with target.open("w", newline="", encoding="utf-8") as file:
@@ -274,7 +329,7 @@ def _table_rows(kind: str, names: list[str], row: dict[str, Any]) -> Iterator[li
         yield from ([row["image"], each["label"], each["score"], *each["box"]] for each in row[OBJECTS])
 
 
-def _write_coco(answering: Answering, paths: list[Path], target: Path) -> None:
+def _write_coco(answering: Answers, paths: list[Path], target: Path) -> None:
     """Write images, categories, and the objects as annotations with a score; in pieces, for any number of images."""
     numbers = {name: number for number, name in answering.class_names.items()}
     categories = [{"id": number, "name": name} for name, number in numbers.items()]
@@ -300,12 +355,11 @@ def _objects(paths: list[Path]) -> Iterator[tuple[int, dict[str, Any]]]:
             yield number + 1, each
 
 
-def _write_page(settings: PredictSettings, answering: Answering, splits: dict[str, Any]) -> None:
+def _write_page(settings: PredictSettings, answering: Answers, splits: dict[str, Any], command: str) -> None:
     """Write a page with the answers for the first images that can be read."""
     first = itertools.islice(_readable(splits, settings.batch_size), settings.num_shown)
-    images = [_captioned(answering, name, picture, settings.threshold) for name, picture in first]
+    images = [_captioned(answering, name, picture) for name, picture in first]
     title = f"Answers of {name_of_folder(settings.checkpoint)}"
-    command = recorded_command(NAME, settings, ["checkpoint", "data"])
     beside = f"{LINES} and {TABLE} beside this page hold the answers for all."
     text = f"The first {len(images)} images. {beside} The command: {command}"
     write_page(settings.output / PAGE, title, text, [Section("Images", rows=[ImageRow("", images)])])
@@ -323,14 +377,6 @@ def _readable(splits: dict[str, Any], batch_size: int) -> Iterator[tuple[str, Im
                     yield name, picture
 
 
-def _captioned(answering: Answering, name: str, picture: Image.Image, threshold: float | str | None) -> CaptionedImage:
-    pixels = pil_to_tensor(picture)
-    if answering.words:
-        (answer,) = answering([picture])
-        best = answer.values[CLASSES][0]
-        found = Prediction(f"{best['label']}, {best['score']:.2f}.", shown(pixels))
-    else:
-        config = answering.opened.model.config
-        usual = 0.5 if config.score_thresholds is None else "tuned"
-        found = predict(answering.opened, pixels, usual if threshold is None else threshold, answering.tiles)
+def _captioned(answering: Answers, name: str, picture: Image.Image) -> CaptionedImage:
+    found = answering.drawn(picture)
     return CaptionedImage(found.drawn(), f"{name}: {found.description}", f"{name}: {found.description}")

@@ -28,6 +28,7 @@ MODULES = (
     "modeling_radio.tuning.finetune",
     "modeling_radio.tuning.merge",
     "modeling_radio.prediction.predict",
+    "modeling_radio.prediction.label",
     "modeling_radio.publishing.publish",
     "modeling_radio.extraction.extract",
     "modeling_radio.extraction.search",

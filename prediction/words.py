@@ -1,0 +1,204 @@
+"""The work of `radio label`: objects of words, found by RADIO's maps of words or by SAM3."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.transforms.v2.functional import pil_to_tensor
+from transformers import PreTrainedConfig, Sam3Model, Sam3Processor
+
+from modeling_radio.core.command_line import recorded_command
+from modeling_radio.core.hub import find_folder
+from modeling_radio.core.machine import find_device
+from modeling_radio.core.trust import check_parts
+from modeling_radio.figures.predictions import DTYPES, LabeledRegion, Opened, Prediction, open_model, shown
+from modeling_radio.pipelines_radio import RadioZeroShotObjectDetectionPipeline
+from modeling_radio.prediction.answers import OBJECTS, SIDES, Answer, box_of, identity_of, mask_of, run_lengths
+from modeling_radio.prediction.label import LabelSettings
+from modeling_radio.prediction.predict import PredictSettings
+from modeling_radio.prediction.run import Predicted, answer_all, check_output
+
+
+NAME = "radio label"
+COCO, IMAGES = "annotations.json", "images"
+"""Names that `radio finetune` looks for in a folder of COCO labels."""
+SAM3_TYPES = ("sam3", "sam3_video")
+SAM3_THRESHOLD = 0.5
+"""Least score of an object; as in SAM 3's code."""
+RADIO_THRESHOLD = 0.1
+"""Least score of a region; as of transformers' `zero-shot-object-detection`."""
+
+
+def label_all(settings: LabelSettings) -> Predicted:
+    """Label all images of a folder; `images` in the folder of the labels is a link to them.
+
+    Raises:
+        ValueError: If model, images or settings do not fit, or the folder holds labels of others.
+        WriteError: If something cannot be written.
+    """
+    data, output = Path(settings.data).expanduser(), settings.output
+    if not data.is_dir():
+        raise ValueError(f"`data` must be a folder of images, got {settings.data!r}.")
+    check_output(settings.data, output, NAME)
+    finder = _open(settings)
+    shared = (LabelSettings.model_fields.keys() & PredictSettings.model_fields.keys()) - {"threshold"}
+    images = PredictSettings(
+        **{name: getattr(settings, name) for name in shared}, classes=settings.words, threshold=finder.threshold
+    )
+    command = recorded_command(NAME, settings, ["data"])
+    found = answer_all(images, finder, NAME, command, coco=COCO, has_paths=True)
+    link = output / IMAGES
+    if not link.is_symlink():
+        os.symlink(data.resolve(), link, target_is_directory=True)
+    return found
+
+
+@dataclass
+class _WordObjects:
+    """Base of models that find the objects of words.
+
+    Args:
+        words: The words.
+        threshold: Least score of an object.
+    """
+
+    words: Sequence[str]
+    threshold: float
+
+    kind = OBJECTS
+    tiles = None
+
+    @property
+    def class_names(self) -> Mapping[int, str]:
+        """The words by number."""
+        return dict(enumerate(self.words))
+
+    def __call__(self, images: Sequence[Image.Image]) -> list[Answer]:
+        """Return the objects of a batch of RGB images, the most certain first."""
+        raise NotImplementedError
+
+    def drawn(self, picture: Image.Image) -> Prediction:
+        """Return the objects of an image as a drawing."""
+        small = shown(pil_to_tensor(picture))
+        height, width = small.shape[-2:]
+        (answer,) = self([picture])
+        found = answer.values[OBJECTS]
+        regions = [
+            LabeledRegion(
+                np.asarray(Image.fromarray(mask_of(each["mask"])).resize((width, height), Image.Resampling.NEAREST))
+                > 0,
+                f"{each['label']} {each['score']:.2f}",
+                self.words.index(each["label"]),
+            )
+            for each in found
+        ]
+        return Prediction(", ".join(region.label for region in regions) or "nothing", small, regions)
+
+
+@dataclass
+class _OfRadio(_WordObjects):
+    """Connected regions of RADIO's map of words.
+
+    Args:
+        opened: A model with a text tower.
+        around: Words whose regions are left out.
+    """
+
+    opened: Opened
+    around: Sequence[str]
+
+    def __post_init__(self) -> None:
+        opened = self.opened
+        parts = {"image_processor": opened.processor, "tokenizer": opened.tokenizer, "device": opened.model.device}
+        self._finder = RadioZeroShotObjectDetectionPipeline(model=opened.model, **parts)
+
+    def __call__(self, images: Sequence[Image.Image]) -> list[Answer]:
+        words = [*self.words, *self.around]
+        options: dict[str, Any] = {"threshold": self.threshold, "return_masks": True, "batch_size": len(images)}
+        found = self._finder(list(images), words, **options)
+        return [
+            Answer({OBJECTS: [_of_region(each) for each in objects if each["label"] in self.words]})
+            for objects in found
+        ]
+
+    def identity(self) -> dict[str, Any]:
+        """Return hashes of the model and of how it is asked."""
+        opened = self.opened
+        return {**identity_of(opened.model, opened.processor, opened.tokenizer), "around": list(self.around)}
+
+
+def _of_region(found: Mapping[str, Any]) -> dict[str, Any]:
+    box = [float(found["box"][side]) for side in SIDES]
+    return {
+        "label": found["label"],
+        "score": found["score"],
+        "box": box,
+        "mask": run_lengths(np.asarray(found["mask"]) > 0),
+    }
+
+
+@dataclass
+class _OfSam3(_WordObjects):
+    """Objects that SAM3 finds, on its own trunk or on RADIO.
+
+    Args:
+        model: The model.
+        processor: Its processor.
+    """
+
+    model: Any
+    processor: Any
+
+    @torch.no_grad()
+    def __call__(self, images: Sequence[Image.Image]) -> list[Answer]:
+        return [Answer({OBJECTS: self._objects(image)}) for image in images]
+
+    def _objects(self, image: Image.Image) -> list[dict[str, Any]]:
+        side = self.model.config.vision_config.image_size
+        inputs = self.processor(image, size={"height": side, "width": side}, return_tensors="pt")
+        seen = self.model.get_vision_features(inputs["pixel_values"].to(self.model.device, self.model.dtype))
+        return sorted(
+            (each for word in self.words for each in self._of_word(seen, word, image)), key=lambda each: -each["score"]
+        )
+
+    def _of_word(self, seen: Any, word: str, image: Image.Image) -> list[dict[str, Any]]:
+        texts = self.processor(text=word, return_tensors="pt").to(self.model.device)
+        output = self.model(vision_embeds=seen, input_ids=texts["input_ids"], attention_mask=texts["attention_mask"])
+        (found,) = self.processor.post_process_instance_segmentation(
+            output, threshold=self.threshold, target_sizes=[(image.height, image.width)]
+        )
+        masks = [mask.cpu().numpy() > 0 for mask in found["masks"]]
+        return [
+            {"label": word, "score": score, "box": box_of(mask), "mask": run_lengths(mask)}
+            for score, mask in zip(found["scores"].float().tolist(), masks, strict=True)
+            if mask.any()
+        ]
+
+    def identity(self) -> dict[str, Any]:
+        """Return hashes of the model and of how it is asked."""
+        return identity_of(self.model, self.processor.image_processor, self.processor.tokenizer)
+
+
+def _open(settings: LabelSettings) -> _OfRadio | _OfSam3:
+    kind = PreTrainedConfig.get_config_dict(settings.checkpoint)[0].get("model_type")
+    if kind in SAM3_TYPES:
+        folder, device = find_folder(settings.checkpoint, "checkpoint"), find_device(settings.device)
+        threshold = SAM3_THRESHOLD if settings.threshold is None else settings.threshold
+        model = Sam3Model.from_pretrained(folder, dtype=DTYPES[settings.dtype]).eval().to(device)  # pyrefly: ignore
+        return _OfSam3(settings.words, threshold, model, Sam3Processor.from_pretrained(folder))
+    check_parts(settings.checkpoint)
+    opened = open_model(settings.checkpoint, settings.device, settings.dtype)
+    if opened.zero_shot is None:
+        raise ValueError(
+            f"`checkpoint` must be SAM3, or a RADIO model with a text tower, got {settings.checkpoint!r} without: "
+            "`radio convert --text-tower` and `radio add-words` add one."
+        )
+    threshold = RADIO_THRESHOLD if settings.threshold is None else settings.threshold
+    return _OfRadio(settings.words, threshold, opened, settings.around)

@@ -1,0 +1,105 @@
+"""Labels by words are the pipeline's regions or SAM3's masks, and `radio finetune` reads them."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_sam3 import build_sam3
+from transformers import Sam3ImageProcessor, Sam3Model, Sam3Processor
+
+from modeling_radio.figures.predictions import open_model
+from modeling_radio.pipelines_radio import RadioZeroShotObjectDetectionPipeline
+from modeling_radio.prediction.label import LabelSettings, main
+from modeling_radio.prediction.words import label_all
+from modeling_radio.training.data.labeled.coco import read_coco
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """Images of two sizes in folders whose names are those of splits, and a damaged one."""
+    folder = tmp_path / "photographs"
+    generator = np.random.default_rng(0)
+    for name, (width, height) in {"train/a.png": (70, 50), "validation/a.png": (40, 90)}.items():
+        (folder / name).parent.mkdir(parents=True)
+        Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(folder / name)
+    (folder / "train" / "damaged.png").write_bytes(b"\x89PNG")
+    return folder
+
+
+def objects_of(output):
+    """Label, score and box of the objects of each image."""
+    lines = (output / "predictions.jsonl").read_text().splitlines()
+    return {row["image"]: row.get("objects") for row in map(json.loads, lines)}
+
+
+def test_regions_of_words(words, photographs, tmp_path, capsys):
+    output = tmp_path / "labels"
+    command = [str(photographs), "--words", "cat, dog", "--around", "grass", "--checkpoint", str(words)]
+    command += ["--output", str(output), "--device", "cpu"]
+    assert main(command) == 0
+    assert "2 images" in capsys.readouterr().out
+    opened = open_model(str(words), "cpu")
+    parts = {"image_processor": opened.processor, "tokenizer": opened.tokenizer}
+    pipe = RadioZeroShotObjectDetectionPipeline(model=opened.model, **parts)
+    found = objects_of(output)
+    assert [*found] == ["train/a.png", "validation/a.png"]
+    num_objects = 0
+    for name in ("train/a.png", "validation/a.png"):
+        expected = pipe(Image.open(photographs / name), ["cat", "dog", "grass"])
+        expected = [each for each in expected if each["label"] != "grass"]
+        assert [each["label"] for each in found[name]] == [each["label"] for each in expected]
+        assert [each["box"] for each in found[name]] == [[*each["box"].values()] for each in expected]
+        num_objects += len(expected)
+    assert num_objects
+    tables, names = read_coco(output, with_masks=True)
+    assert names == ("cat", "dog")
+    assert sum(len(row["objects"]["bbox"]) for row in tables["train"].remove_columns("image")) == num_objects
+    assert {image.size for image in tables["train"]["image"]} == {(70, 50), (40, 90)}
+
+    before = (output / "annotations.json").read_bytes()
+    assert main(command) == 0
+    assert (output / "annotations.json").read_bytes() == before
+    with pytest.raises(ValueError, match="`output`"):
+        label_all(LabelSettings(data=str(photographs), words=["cat"], checkpoint=str(words), output=output))
+
+
+def test_masks_of_regions_lie_in_their_boxes(words, photographs):
+    opened = open_model(str(words), "cpu")
+    parts = {"image_processor": opened.processor, "tokenizer": opened.tokenizer}
+    pipe = RadioZeroShotObjectDetectionPipeline(model=opened.model, **parts)
+    image = Image.open(photographs / "train" / "a.png")
+    for each in pipe(image, ["cat", "dog"], return_masks=True):
+        assert each["mask"].size == image.size
+        box = each["mask"].getbbox()
+        assert np.abs(np.subtract(box, [*each["box"].values()])).max() <= 1
+
+
+def test_objects_of_sam3(photographs, word_tokenizer, tmp_path):
+    torch.manual_seed(0)
+    folder, output = tmp_path / "sam3", tmp_path / "labels"
+    build_sam3().save_pretrained(folder)
+    Sam3Processor(Sam3ImageProcessor(), word_tokenizer).save_pretrained(folder)
+    options = {"words": ["cat", "dog"], "threshold": 0.0, "checkpoint": str(folder), "output": output, "device": "cpu"}
+    label_all(LabelSettings(data=str(photographs), **options))
+    model, processor = Sam3Model.from_pretrained(folder).eval(), Sam3Processor.from_pretrained(folder)
+    side, image = model.config.vision_config.image_size, Image.open(photographs / "train" / "a.png")
+    expected = []
+    for word in options["words"]:
+        inputs = processor(image, word, size={"height": side, "width": side}, return_tensors="pt")
+        sizes = inputs.pop("original_sizes").tolist()
+        with torch.no_grad():
+            (objects,) = processor.post_process_instance_segmentation(model(**inputs), 0.0, target_sizes=sizes)
+        scores, masks = objects["scores"].tolist(), objects["masks"]
+        expected += [score for score, mask in zip(scores, masks, strict=True) if mask.any()]
+    found = [each["score"] for each in objects_of(output)["train/a.png"]]
+    assert found
+    assert found == pytest.approx(sorted(expected, reverse=True), abs=1e-4)
+
+
+def test_a_model_without_texts_is_refused(model, photographs, tmp_path):
+    settings = LabelSettings(data=str(photographs), words=["cat"], checkpoint=str(model), output=tmp_path / "labels")
+    with pytest.raises(ValueError, match="`checkpoint`"):
+        label_all(settings)
+    assert not (tmp_path / "labels").exists()
