@@ -89,7 +89,7 @@ class Predicted:
         return f"{self.num_images} images{left_out}. Wrote {', '.join(self.files)} in {self.output}."
 
 
-class Answers(Protocol):
+class AnsweringModel(Protocol):
     """A model that answers for images."""
 
     kind: str
@@ -137,7 +137,13 @@ def check_output(data: str, output: Path, name: str) -> None:
 
 
 def answer_all(
-    settings: PredictSettings, answering: Answers, name: str, command: str, *, coco: str = COCO, has_paths: bool = False
+    settings: PredictSettings,
+    answering: AnsweringModel,
+    name: str,
+    command: str,
+    *,
+    coco: str = COCO,
+    has_paths: bool = False,
 ) -> Predicted:
     """Answer for all images that are missing, and write all files; parts that are there are not made again.
 
@@ -273,7 +279,7 @@ def _lines(paths: list[Path]) -> Iterator[dict[str, Any]]:
 
 def _finish(
     settings: PredictSettings,
-    answering: Answers,
+    answering: AnsweringModel,
     paths: list[Path],
     splits: dict[str, Any],
     command: str,
@@ -305,7 +311,7 @@ def _join(paths: list[Path], target: Path) -> None:
             file.write(path.read_bytes())
 
 
-def _write_table(kind: str, answering: Answers, paths: list[Path], target: Path) -> None:
+def _write_table(kind: str, answering: AnsweringModel, paths: list[Path], target: Path) -> None:
     """Write a row for each image of classes and depth, and for each object or segment."""
     names = list(answering.class_names.values()) if kind == CLASSES else []
     with target.open("w", newline="", encoding="utf-8") as file:
@@ -329,7 +335,7 @@ def _table_rows(kind: str, names: list[str], row: dict[str, Any]) -> Iterator[li
         yield from ([row["image"], each["label"], each["score"], *each["box"]] for each in row[OBJECTS])
 
 
-def _write_coco(answering: Answers, paths: list[Path], target: Path) -> None:
+def _write_coco(answering: AnsweringModel, paths: list[Path], target: Path) -> None:
     """Write images, categories, and the objects as annotations with a score; in pieces, for any number of images."""
     numbers = {name: number for number, name in answering.class_names.items()}
     categories = [{"id": number, "name": name} for name, number in numbers.items()]
@@ -355,7 +361,7 @@ def _objects(paths: list[Path]) -> Iterator[tuple[int, dict[str, Any]]]:
             yield number + 1, each
 
 
-def _write_page(settings: PredictSettings, answering: Answers, splits: dict[str, Any], command: str) -> None:
+def _write_page(settings: PredictSettings, answering: AnsweringModel, splits: dict[str, Any], command: str) -> None:
     """Write a page with the answers for the first images that can be read."""
     first = itertools.islice(_readable(splits, settings.batch_size), settings.num_shown)
     images = [_captioned(answering, name, picture) for name, picture in first]
@@ -377,6 +383,6 @@ def _readable(splits: dict[str, Any], batch_size: int) -> Iterator[tuple[str, Im
                     yield name, picture
 
 
-def _captioned(answering: Answers, name: str, picture: Image.Image) -> CaptionedImage:
+def _captioned(answering: AnsweringModel, name: str, picture: Image.Image) -> CaptionedImage:
     found = answering.drawn(picture)
     return CaptionedImage(found.drawn(), f"{name}: {found.description}", f"{name}: {found.description}")
