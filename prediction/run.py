@@ -216,7 +216,7 @@ class _PredictedPart:
         of_file: Folder of its maps where names may be in several files.
     """
 
-    answering: Answers
+    answering: AnsweringModel
     split: SourceSplit | StreamedSplit
     shard: Shard
     batch_size: int
