@@ -6,9 +6,7 @@ import itertools
 import logging
 import posixpath
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from torch import Tensor
 
@@ -27,6 +25,7 @@ from modeling_radio.training.data.sources import (
     in_one_line,
     is_image,
     list_shards,
+    names_of_files,
     samples,
 )
 
@@ -80,9 +79,7 @@ class StreamedSplit:
         if settings.id_column is not None:
             check_choice("id_column", settings.id_column, [name for name in columns if name != self._image])
         self._id, self.kept_features = settings.id_column, columns.__class__({name: columns[name] for name in names})
-        paths = {file: _path(file) for file in self._files}
-        root = posixpath.commonpath([posixpath.dirname(path) for path in paths.values()])
-        self._names = {file: posixpath.relpath(path, root) for file, path in paths.items()}
+        self._names = names_of_files(self._files)
 
     def shards(self, images_of_shard: int) -> list[Shard]:
         """Return a file for each of those that are read, however many images these have."""
@@ -162,15 +159,6 @@ class StreamedSplit:
                     name = f"{prefix}/{number:09d}" if self._id is None else str(row[self._id])
                     yield name, image.read(row, f"{without_secrets(file)}: row {number}"), row
                     number += 1
-
-
-def _path(file: str) -> str:
-    """Return the absolute path of a file, at an address with the bucket or host, without a query."""
-    address = urlsplit(file)
-    if address.scheme in ("http", "https"):
-        return f"/{address.hostname}{address.path}"
-    _, is_address, path = file.partition("://")
-    return f"/{path.lstrip('/')}" if is_address else Path(file).absolute().as_posix()
 
 
 def _open(file: str) -> Any:

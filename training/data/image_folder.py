@@ -173,6 +173,9 @@ class _Files:
         """Return the paths in the folder."""
         return [path.relative_to(self.folder).as_posix() for path in self.paths]
 
+    def weights(self) -> None:
+        """Return that files have no weights of their own."""
+
     def fingerprint(self) -> str:
         """Return number and bytes of the files, a hash of their paths in the folder, and one of their contents."""
         names = self.names()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import tarfile
 from collections import Counter, deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from modeling_radio.core.errors import UserError
 from modeling_radio.core.seeds import derive_seed
+from modeling_radio.training.data.balance import RowWeights, num_copies, stream_weights
 from modeling_radio.training.data.decoding import EncodedImage, SkippedImages, UnusableImageError
 from modeling_radio.training.data.filters import fault_of, measure
 from modeling_radio.training.data.sources import ImageColumn, is_out_of_reach, open_stream
@@ -34,12 +35,20 @@ MAX_PIECES = 256
 """Largest number of pieces of a part: its shards, or groups of neighboring ones. Our choice: `datasets` lists all
 shards to open one, and every file of an image folder is a shard."""
 
+MAX_UNUSABLE = 100_000
+"""Our choice: if none of so many first images of a pass can be used, that is no accident, and a pass may take days."""
+
+WITHOUT_FEATURES = "not in `data.balance.features`"
+
 _BROKEN_FILE = (tarfile.TarError, ValueError, OSError)
 """Errors of `datasets` at a shard that is cut short or damaged; Arrow's are among the last two."""
 
 
 class EndlessSource:
     """Endless passes through one rank's parts of a source, which take turns; each pass has its own order of shards.
+
+    With weights an image comes as often in a pass as its weight says, up to one, and several times in a row: blocks are
+    shuffled later. That depends on its name, the pass and the seed alone.
 
     Images with an unusable header are left out, and so are those that filters leave out, and the rest of a shard after
     a damaged position. A disk or store that fails ends the run: `datasets` has tried connections again before.
@@ -54,12 +63,13 @@ class EndlessSource:
             a part.
         filters: Filters of images, except near duplicates.
         used_px: The resolution that images are used at, pixels.
+        weights: How often images are shown; None for once in each pass.
 
     Attributes:
         left_out: Number of images that the filters left out since the beginning of the run, by the reason.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         parts: Sequence[IterableDataset],
         column: ImageColumn,
@@ -70,28 +80,57 @@ class EndlessSource:
         share: tuple[int, int] = (0, 1),
         filters: FiltersRecipe = NO_FILTERS,
         used_px: int = 1,
+        weights: RowWeights | None = None,
     ) -> None:
         self.parts, self.column, self.seed, self.skipped = parts, column, seed, skipped
         self.num_shards, self.share = num_shards, share
-        self.filters, self.used_px = filters, used_px
+        self.filters, self.used_px, self.weights = filters, used_px, weights
         self.left_out: Counter[str] = Counter()
         self.start_pass(0)
 
     def __next__(self) -> EncodedImage:
+        if not self._copies_left:
+            if self.weights is not None:
+                self._place_before = self._place()
+            num_given = self._num_given  # above 0 after a restart amid the copies of the next image
+            self._image, copies = self._next_shown()
+            self._copies_left, self._num_given = copies - num_given, num_given
+        self._copies_left -= 1
+        self._num_given = self._num_given + 1 if self._copies_left else 0
+        return self._image
+
+    def _next_shown(self) -> tuple[EncodedImage, int]:
+        """Return the next image that is shown in this pass, and how often."""
         while True:
             for row in self._rows_left():
                 self._num_read += 1
                 image = self.column.read(row, f"image {self._num_read} of pass {self.number_of_pass}")
-                if self._is_wanted(image):
-                    self._num_usable += 1
-                    return image
-            if not self._num_usable:
-                left_out = f", by filters {dict(self.left_out)}" if self.left_out else ""
-                raise ValueError(
-                    f"Data source {self.column.source!r} has no usable image for one of the ranks ({self._num_read} "
-                    f"skipped{left_out}). Use fewer ranks, more files, or laxer `data.filters`."
-                )
+                if self._is_wanted(image) and (copies := self._num_copies(row)):
+                    return image, copies
+                if self._num_read >= MAX_UNUSABLE:
+                    self._check_usable()
+            self._check_usable()
             self.start_pass(self.number_of_pass + 1)
+
+    def _check_usable(self) -> None:
+        if not self._num_usable:
+            left_out = f", left out {dict(self.left_out)}" if self.left_out else ""
+            raise ValueError(
+                f"Data source {self.column.source!r} has no usable image for one of the ranks ({self._num_read} "
+                f"skipped{left_out}). Use fewer ranks, more files, laxer `data.filters`, or another `data.balance`."
+            )
+
+    def _num_copies(self, row: Mapping[str, Any]) -> int:
+        """Return how often a usable image is shown in this pass."""
+        key, weight = "", 1.0
+        if self.weights is not None:
+            key = self.column.key(row)
+            weight = self.weights.of(key, row)
+        if weight is None:
+            self.left_out[WITHOUT_FEATURES] += 1
+            return 0
+        self._num_usable += weight > 0
+        return 1 if self.weights is None else num_copies(weight, self.number_of_pass, self.seed, key)
 
     def _is_wanted(self, image: EncodedImage) -> bool:
         """Return whether an image is usable and stays; if not, count it."""
@@ -109,7 +148,10 @@ class EndlessSource:
         return fault is None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position in the source, as JSON values."""
+        """Return the position in the source, as JSON values; amid the copies of an image that before it."""
+        return {**(self._place_before if self._copies_left else self._place()), "copies": self._num_given}
+
+    def _place(self) -> dict[str, Any]:
         return {
             "left_out": dict(self.left_out),
             "num_shards": self.num_shards,
@@ -133,6 +175,7 @@ class EndlessSource:
             return
         self._open_pass(state["pass"], state["turns"], state["places"])
         self._num_read, self._num_usable = state["num_read"], state["num_usable"]
+        self._num_given = state["copies"]
 
     def start_pass(self, number: int) -> None:
         """Start pass `number` through the source."""
@@ -153,6 +196,7 @@ class EndlessSource:
                 next one, and the rank whose turn it is where that one begins.
         """
         self.number_of_pass, self._num_read, self._num_usable = number, 0, 0
+        self._copies_left = self._num_given = 0
         self._turns, self._positions = deque(turns), [list(position) for position in positions]
         self._rows = [self._rows_of(part) for part in range(len(self.parts))]
 
@@ -281,6 +325,8 @@ def open_image_stream(
         parts, share = _parts_of_rank(dataset, rank, num_ranks)
         seed_of_source = derive_seed(seed, "source", number)
         options: dict[str, Any] = {"num_shards": dataset.num_shards, "filters": data.filters, "used_px": used_px}
+        if recipe.balance is not None:
+            options["weights"] = stream_weights(column, recipe.balance, data.seed)
         sources.append(EndlessSource(parts, column, seed_of_source, skipped, share=share, **options))
     weights = [recipe.weight for recipe in recipes]
     return ImageStream(sources, weights, derive_seed(seed, "blocks", rank), data.shuffle_buffer)

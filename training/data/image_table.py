@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from array import array
 from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -47,6 +47,10 @@ class EncodedRows(Protocol):
         """Return the path of each file in its folder; None for rows of a table."""
         ...
 
+    def weights(self) -> Sequence[Any] | None:
+        """Return the weight of each row as it is written there; None for files of a folder."""
+        ...
+
 
 class SelectedRows:
     """Some of the rows of a table.
@@ -68,6 +72,10 @@ class SelectedRows:
     def names(self) -> list[str] | None:
         names = self.rows.names()
         return None if names is None else [names[number] for number in self.numbers]
+
+    def weights(self) -> Sequence[Any] | None:
+        weights = self.rows.weights()
+        return None if weights is None else [weights[number] for number in self.numbers]
 
     def fingerprint(self) -> str:
         """Return the fingerprint of all rows, and a hash of the numbers that are taken."""

@@ -7,16 +7,17 @@ import glob
 import itertools
 import logging
 import os
+import posixpath
 import re
 import tarfile
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
-from modeling_radio.checks_radio import did_you_mean
+from modeling_radio.checks_radio import check_choice, did_you_mean
 from modeling_radio.core.ids import HUB_PREFIX
 from modeling_radio.core.imports import is_object_path
 from modeling_radio.core.settings import hash_of
@@ -35,7 +36,7 @@ from modeling_radio.training.recipes.sections import IMAGE_SOURCES, SourceRecipe
 
 
 if TYPE_CHECKING:
-    from datasets import Dataset, DatasetBuilder, IterableDataset
+    from datasets import Dataset, DatasetBuilder, Features, IterableDataset
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,12 @@ BINARY_IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "image_bytes")
 
 NUM_FIRST_SAMPLES = 5
 """Number of samples whose files decide which field is the image. As many as `datasets` reads."""
+
+_KEY, _WEIGHT = "__key__", "__weight__"
+"""Columns with the name of a row in its file, and with its weight as a text."""
+
+_ROWS_AT_ONCE = 64
+"""Rows of a Parquet file that are in memory. Our choice: some ten megabytes."""
 
 _NAME_IN_SHARD = re.compile(r"((?:.*/)?(?!__)[^./]+)\.([^/]*)")
 """Name of a sample, which its files share, and the field, which tells them apart. Hidden files have other names."""
@@ -176,13 +183,16 @@ def first_fields(shards: Sequence[str]) -> list[str]:
     raise ValueError(f"no sample can be read from any of its {len(shards)} shards{damage}")
 
 
-def read_samples(shards: Sequence[str], column: str, *, takes_others: bool) -> Iterator[dict[str, Any]]:
+def read_samples(
+    shards: Sequence[str], column: str, *, takes_others: bool, weights: str | None = None
+) -> Iterator[dict[str, Any]]:
     """Yield the image of each sample, as `{"image": {"path": ..., "bytes": ...}, "__url__": shard}`.
 
     Args:
         shards: Paths or addresses.
         column: The field that is the image.
         takes_others: Take the first other image of a sample that has none there. Without any, `bytes` is empty.
+        weights: The field that is the sample's weight, a text that comes as `"__weight__"`, empty if it is missing.
 
     Raises:
         tarfile.TarError: If a shard is damaged; the message names it.
@@ -192,15 +202,58 @@ def read_samples(shards: Sequence[str], column: str, *, takes_others: bool) -> I
         of_shard = samples(shard)
         try:
             for key, files in of_shard:
-                name, content = key, b""
+                name, content, weight = key, b"", ""
                 for _, field, file in files:
+                    if field == weights:
+                        weight = file.read().decode(errors="replace")
                     if field == column or (takes_others and not content and is_image(field)):
                         name, content = f"{key}.{field}", file.read()
-                yield {"image": {"path": name, "bytes": content}, "__url__": shard}
+                row = {"image": {"path": name, "bytes": content}, "__url__": shard}
+                yield row if weights is None else {**row, _WEIGHT: weight}
         except (tarfile.TarError, OSError) as error:
             if is_out_of_reach(error):
                 raise ConnectionError(f"{shard}: {error}") from error
             raise tarfile.ReadError(f"{shard}: {error}") from error
+
+
+def read_rows(shards: Sequence[str], column: str, weights: str | None) -> Iterator[dict[str, Any]]:
+    """Yield the image of each row of Parquet files as `read_samples` does, with its number as `"__key__"`.
+
+    Args:
+        shards: Paths or addresses.
+        column: The column of the images.
+        weights: The column of the weights.
+    """
+    from datasets.utils.file_utils import xopen
+    from pyarrow.parquet import ParquetFile
+
+    columns = [column] if weights is None else [column, weights]
+    for file in shards:
+        number = 0
+        with xopen(file, "rb") as content, ParquetFile(content) as table:
+            for group in table.iter_batches(_ROWS_AT_ONCE, columns=columns):
+                for values in group.to_pylist():
+                    image = values[column]
+                    parts = {"path": None, "bytes": image} if isinstance(image, bytes) else image
+                    row = {"image": parts, "__url__": file, _KEY: f"{number:09d}"}
+                    yield row if weights is None else {**row, _WEIGHT: str(values[weights])}
+                    number += 1
+
+
+def names_of_files(files: Sequence[str]) -> dict[str, str]:
+    """Return a name for each path or address: without the folder that holds all, and the query of a signed address."""
+    paths = {file: _whole_path(file) for file in files}
+    root = posixpath.commonpath([posixpath.dirname(path) for path in paths.values()])
+    return {file: posixpath.relpath(path, root) for file, path in paths.items()}
+
+
+def _whole_path(file: str) -> str:
+    """Return the absolute path of a file, at an address with the bucket or host, without a query."""
+    address = urlsplit(file)
+    if address.scheme in ("http", "https"):
+        return f"/{address.hostname}{address.path}"
+    _, is_address, path = file.partition("://")
+    return f"/{path.lstrip('/')}" if is_address else Path(file).absolute().as_posix()
 
 
 def is_out_of_reach(error: Exception) -> bool:
@@ -242,11 +295,15 @@ class ImageColumn:
         source: The user's name of the data set.
         name: The column.
         is_listed: Whether files beside the table were found by us or `datasets` in a folder, and not named by it.
+        weights: The column of the weights; None without.
+        prefixes: By file or shard what the names of its images begin with; None for files of a folder.
     """
 
     source: str
     name: str
     is_listed: bool = False
+    weights: str | None = None
+    prefixes: Mapping[str, str] | None = None
 
     def read(self, row: dict[str, Any], fallback: str) -> EncodedImage:
         """Return the image of a row; `fallback`, for example "row 7", names it where the row itself does not.
@@ -270,6 +327,22 @@ class ImageColumn:
         with fsspec.open(path, "rb") as file:
             return EncodedImage(path, file.read())  # pyrefly: ignore[missing-attribute]
 
+    def key(self, row: Mapping[str, Any]) -> str:
+        """Return the name of a streamed image, the same as in what `radio extract --streaming` wrote of it.
+
+        "FILE/KEY" in .tar files, "FILE/NUMBER" in Parquet files, or the path in its folder.
+        """
+        path = (row[self.name] or {}).get("path")
+        if self.prefixes is None:
+            return Path(os.path.relpath(path, Path(self.source).expanduser())).as_posix()
+        in_shard = _NAME_IN_SHARD.fullmatch(path or "")
+        key = row[_KEY] if _KEY in row else (in_shard[1] if in_shard else path)
+        return f"{self.prefixes[row['__url__']]}/{key}"
+
+    def weight(self, row: Mapping[str, Any]) -> Any:
+        """Return the weight of a row as it is written there."""
+        return row[self.weights]
+
 
 class TableRows:
     """The images of a map-style data set by number.
@@ -290,6 +363,10 @@ class TableRows:
 
     def names(self) -> None:
         """Return that rows have no names of their own: they are known by their order."""
+
+    def weights(self) -> list[Any] | None:
+        name = self.column.weights
+        return None if name is None else list(self.dataset[name])
 
     def fingerprint(self) -> str:
         """Return the number of rows, the bytes of their images, and a hash of their contents."""
@@ -406,6 +483,7 @@ def _open(source: SourceRecipe, *, streaming: bool) -> tuple[Any, ImageColumn]:
         import datasets  # not needed for the demo or a folder, and not everywhere installed
     except ImportError as error:
         raise ValueError(f"Data source {source.source!r} needs a package. Run `pip install 'datasets>=5'`.") from error
+    from datasets.packaged_modules.parquet.parquet import Parquet
     from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
     with in_one_line(f"Data source {source.source!r} cannot be opened"):
@@ -420,16 +498,23 @@ def _open(source: SourceRecipe, *, streaming: bool) -> tuple[Any, ImageColumn]:
     features = dataset.features
     if features is None:
         raise ValueError(f"Data source {source.source!r} does not say which columns it has. Convert it to Parquet.")
-    column = _find_column(features, source)
+    column, weights = _find_column(features, source), _find_weights(features, source)
+    if streaming and source.balance is not None and isinstance(builder, Parquet):
+        files = (builder.config.data_files or {})[source.split or "train"]
+        return _stream(source, read_rows, list(files), {"column": column, "weights": weights}, has_keys=True)
+    if streaming and source.balance is not None and not is_image_folder(source.source):
+        raise ValueError(
+            f"`data.balance` needs a folder of images, .tar or .parquet files with streaming, got {source.source!r}."
+        )
     if isinstance(features[column], datasets.Image):
         dataset = dataset.cast_column(column, datasets.Image(decode=False))  # our workers decode
-    kept = [name for name in (column, "__url__") if name in features]
-    return dataset.select_columns(kept), ImageColumn(source.source, column, is_listed(dataset))
+    kept = [name for name in (column, "__url__", weights) if name in features]
+    return dataset.select_columns(kept), ImageColumn(source.source, column, is_listed(dataset), weights)
 
 
 def _open_shards(source: SourceRecipe, builder: DatasetBuilder, *, streaming: bool) -> tuple[Any, ImageColumn]:
     """Open webdataset shards, which `datasets` has found; its own reader would stop at a damaged sidecar file."""
-    from datasets import Dataset, Features, Image, IterableDataset, Value
+    from datasets import Dataset, Image, Value
 
     files, split = builder.config.data_files or {}, source.split or "train"
     if split not in files:
@@ -437,16 +522,64 @@ def _open_shards(source: SourceRecipe, builder: DatasetBuilder, *, streaming: bo
     shards = list(files[split])
     with in_one_line(f"Data source {source.source!r} cannot be opened"):
         fields = {field: Image() if is_image(field) else Value("binary") for field in first_fields(shards)}
-    choice = {"column": _find_column(fields, source), "takes_others": source.column is None}
-    features = Features({"image": {"path": Value("string"), "bytes": Value("binary")}, "__url__": Value("string")})
-    arguments: dict[str, Any] = {"features": features, "gen_kwargs": {"shards": shards, **choice}}
+    weights = _find_weights(fields, source)
+    choice: dict[str, Any] = {"column": _find_column(fields, source), "takes_others": source.column is None}
+    choice |= {} if weights is None else {"weights": weights}
+    if streaming:
+        return _stream(source, read_samples, shards, choice)
+    arguments: dict[str, Any] = {"features": _row_features(weights), "gen_kwargs": {"shards": shards, **choice}}
+    contents = hash_of({"cache": builder.cache_dir, **choice})  # a folder for each state of the files
     with in_one_line(f"Data source {source.source!r} cannot be opened"):
-        if streaming:
-            dataset = IterableDataset.from_generator(read_samples, **arguments)
-        else:
-            contents = hash_of({"cache": builder.cache_dir, **choice})  # a folder for each state of the files
-            dataset = Dataset.from_generator(read_samples, **arguments, fingerprint=contents)
-    return dataset, ImageColumn(source.source, "image")
+        dataset = Dataset.from_generator(read_samples, **arguments, fingerprint=contents)
+    return dataset, ImageColumn(source.source, "image", weights=weights and _WEIGHT)
+
+
+def _stream(
+    source: SourceRecipe,
+    read: Callable[..., Iterator[dict[str, Any]]],
+    files: list[str],
+    choice: dict[str, Any],
+    *,
+    has_keys: bool = False,
+) -> tuple[IterableDataset, ImageColumn]:
+    """Return files that a function of this module reads in order, divided by file.
+
+    Args:
+        source: The source.
+        read: The function.
+        files: Its argument `shards`.
+        choice: Its further arguments.
+        has_keys: Whether rows have a column with their names.
+    """
+    from datasets import IterableDataset
+
+    weights = choice.get("weights")
+    arguments: dict[str, Any] = {"features": _row_features(weights, has_keys=has_keys)}
+    with in_one_line(f"Data source {source.source!r} cannot be opened"):
+        dataset = IterableDataset.from_generator(read, **arguments, gen_kwargs={"shards": files, **choice})
+    prefixes = {file: posixpath.splitext(name)[0] for file, name in names_of_files(files).items()}
+    return dataset, ImageColumn(source.source, "image", weights=weights and _WEIGHT, prefixes=prefixes)
+
+
+def _row_features(weights: str | None, *, has_keys: bool = False) -> Features:
+    from datasets import Features, Value
+
+    text = Value("string")
+    image = {"path": text, "bytes": Value("binary")}
+    own = [*([_KEY] if has_keys else []), *([_WEIGHT] if weights is not None else [])]
+    return Features({"image": image, "__url__": text, **dict.fromkeys(own, text)})
+
+
+def _find_weights(features: Mapping[str, Any], source: SourceRecipe) -> str | None:
+    """Return the column of the weights; None if the source has no such.
+
+    Raises:
+        ValueError: If it is missing.
+    """
+    name = None if source.balance is None else source.balance.weights
+    if name is not None:
+        check_choice("data.balance.weights", name, list(features))
+    return name
 
 
 def _load_arguments(source: SourceRecipe) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Subset
 
 from modeling_radio.core.ranks import first_rank_first
 from modeling_radio.core.timing import ProgressBar
-from modeling_radio.training.data.balance import balanced_table, groups_of
+from modeling_radio.training.data.balance import balanced_table, table_weights
 from modeling_radio.training.data.decoding import LeastScale
 from modeling_radio.training.data.filters import filter_tables
 from modeling_radio.training.data.image_folder import ImageFolder
@@ -79,15 +79,14 @@ def build_training_images(data: DataRecipe, *, is_square: bool, used_px: int | N
     """
     sources = data.sources()
     parts = first_rank_first(lambda: [_build_part(source, data, is_square) for source in sources])
-    groups = [_groups_of(part, source, data.seed) for part, source in zip(parts, sources, strict=True)]
+    weights = [_weights_of(part, source, data.seed) for part, source in zip(parts, sources, strict=True)]
     if data.filters.is_used:
         tables = [part for part in parts if isinstance(part, ImageTable)]  # all: the recipe refuses others
         least_px = data.image_size_px if used_px is None else used_px
         parts = first_rank_first(lambda: filter_tables(tables, data, least_px))
-    for number, (part, source) in enumerate(zip(parts, sources, strict=True)):
-        of_part = groups[number]
-        if of_part is not None and source.balance is not None and isinstance(part, ImageTable):
-            parts[number] = balanced_table(part, of_part, source.balance, data.seed)
+    for number, (part, of_part) in enumerate(zip(parts, weights, strict=True)):
+        if of_part is not None and isinstance(part, ImageTable):
+            parts[number] = balanced_table(part, of_part, data.seed)
     if len(parts) == 1:
         return parts[0]
     # One part after the other, repeated so that lengths are in proportion to weights: the shortest that holds all.
@@ -95,11 +94,11 @@ def build_training_images(data: DataRecipe, *, is_square: bool, used_px: int | N
     return _Mixture(parts, [round(total * source.weight) for source in sources])
 
 
-def _groups_of(part: Images, source: SourceRecipe, seed: int) -> np.ndarray | None:
-    """Return the groups that a source is balanced by; the recipe refuses those that are made."""
+def _weights_of(part: Images, source: SourceRecipe, seed: int) -> np.ndarray | None:
+    """Return how often the images of a source are shown; the recipe refuses to balance those that are made."""
     if source.balance is None or not isinstance(part, ImageTable):
         return None
-    return groups_of(part.rows, source.balance, seed)
+    return table_weights(part.rows, source.balance, seed)
 
 
 def _build_part(source: SourceRecipe, data: DataRecipe, is_square: bool) -> Images:

@@ -82,25 +82,37 @@ class BalanceRecipe(RecipeSection):
     """Balanced sampling: images of small groups are shown more often than images of large ones.
 
     Attributes:
-        features: Data set that `radio extract` wrote of the same images.
+        features: Data set that `radio extract` wrote of the same images, for streams by `--streaming`; null with
+            `weights`.
         column: Column of it whose values are the groups, such as label; with `clusters` that of the vectors, by default
             summary.
         clusters: Number of clusters of the vectors that are the groups; null takes the values of `column`.
+        weights: Instead of features: the column of the images' own table, or the file of each sample in .tar shards
+            ("weight" of 000.jpg is 000.weight), with a number: how often an image is shown in a pass on average, such
+            as 0.1 or 2.3. Without streaming the mean counts as 1.
         power: The weight of an image is the inverse of the size of its group to this power. 1 shows all groups equally
             often.
         max_repeats: Limit to how often an image is shown, as a multiple of its share without balance. Our choice: the
             images of a tiny group would be learned by heart.
     """
 
-    features: Path
+    features: Path | None = None
     column: str | None = None
     clusters: int | None = Field(None, gt=1)
+    weights: str | None = None
     power: float = Field(1.0, gt=0, le=1)
     max_repeats: float = Field(10.0, gt=1)
 
     @model_validator(mode="after")
     def _check(self) -> "BalanceRecipe":
-        require(self.column is not None or self.clusters is not None, "column", self.column, "given without `clusters`")
+        has_groups = self.weights is None
+        rule = "a folder of `radio extract`, or null with `weights`"
+        require((self.features is not None) == has_groups, "features", self.features, rule)
+        is_given = self.column is not None or self.clusters is not None
+        require(is_given or not has_groups, "column", self.column, "given without `clusters`")
+        for name, default in (("column", None), ("clusters", None), ("power", 1.0)):
+            value = getattr(self, name)
+            require(has_groups or value == default, name, value, f"{default} with `weights`, which need no groups")
         return self
 
 
@@ -195,8 +207,8 @@ class DataRecipe(ImageSource):
         rule = "left out, all null, with images that are made, such as the demo's, which have no files to filter"
         require(not made or not self.filters.is_used, "filters", self.filters.to_dict(), rule)
         is_balanced = any(entry.balance is not None for entry in (self, *self.mixed_in))
-        rule = "null with `data.streaming`, `data.num_images` or images that are made, such as the demo's"
-        can_balance = not (self.streaming or made or self.num_images is not None)
+        rule = "null with `data.num_images` or images that are made, such as the demo's"
+        can_balance = not (made or self.num_images is not None)
         require(can_balance or not is_balanced, "balance", "a mapping", rule)
         weights = [entry.weight for entry in self.mixed_in]
         require(sum(weights) < 1, "mixed_in (weights)", weights, "numbers with a sum below 1")

@@ -48,7 +48,7 @@ def _write_parquet(path: Path, images: dict[str, bytes]) -> None:
 def _write_tar(path: Path, images: dict[str, bytes]) -> None:
     with tarfile.open(path, "w") as archive:
         for name, content in images.items():
-            for suffix, data in (("txt", b"a caption"), ("png", content)):
+            for suffix, data in (("txt", name.encode()), ("png", content)):
                 member = tarfile.TarInfo(f"{name}.{suffix}")
                 member.size = len(data)
                 archive.addfile(member, io.BytesIO(data))

@@ -111,11 +111,15 @@ CONTEXTS: dict[str, dict[str, Any]] = {
     "data.balance": {"data.source": "images", "data.balance": _balance("features", "label")},
     "data.balance.features": {"data.balance": _balance("other_features", "label")},
     "data.balance.clusters": {"data.balance": _balance("features", "summary")},
+    "data.balance.weights": {"data.source": "tables", "data.balance": {"weights": "often"}},
     "data.column": {"data.source": "tables"},
     "data.mixed_in": MIXED,
     "data.mixed_in.0.balance": _mixed_in("features", "label"),
     "data.mixed_in.0.balance.features": _mixed_in("other_features", "label"),
     "data.mixed_in.0.balance.clusters": _mixed_in("features", "summary"),
+    "data.mixed_in.0.balance.weights": {
+        "data.mixed_in": [{"source": "tables", "weight": 0.4, "balance": {"weights": "often"}}]
+    },
     "data.mixed_in.0.column": {"data.mixed_in": [{"source": "tables", "weight": 0.4}]},
     "data.streaming": {"data.source": "tables"},
     "data.shuffle_buffer": STREAMED,
@@ -244,6 +248,7 @@ VALUES: dict[str, Sequence[Any]] = {
             "column": ["kind"],
             "clusters": [2],
             "max_repeats": [1.2],
+            "weights": ["seldom"],
         }.items()
     },
 }
@@ -492,7 +497,8 @@ def write_world(folder: Path) -> None:
         paths = sorted((folder / "others").iterdir())[part::4]
         images = [path.read_bytes() for path in paths]
         parquet.write_table(
-            table({"image": images, "picture": images[::-1]}), folder / "tables" / f"part-{part}.parquet"
+            table({"image": images, "picture": images[::-1], "often": [0, 1, 2, 3, 4], "seldom": [4, 3, 2, 1, 0]}),
+            folder / "tables" / f"part-{part}.parquet",
         )
 
 

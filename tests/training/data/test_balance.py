@@ -8,7 +8,14 @@ import pytest
 import torch
 from pyarrow import FixedSizeListArray, array, parquet, table
 
-from modeling_radio.training.data.balance import MAX_PASSES, clusters, draw, group_weights
+from modeling_radio.training.data.balance import (
+    MAX_PASSES,
+    draw,
+    fit_clusters,
+    group_weights,
+    nearest,
+    num_copies,
+)
 from modeling_radio.training.data.image_folder import ImageFolder
 from modeling_radio.training.data.training_images import build_training_images
 from modeling_radio.training.recipes.recipe import DataRecipe, RecipeError, load_recipe
@@ -53,10 +60,14 @@ def test_draws_are_even_and_repeat_themselves():
 def test_clusters_are_found_by_direction():
     centers = torch.eye(3, 16)
     vectors = centers.repeat_interleave(50, 0) + 0.1 * torch.randn(150, 16, generator=torch.Generator().manual_seed(0))
-    found = clusters(vectors * torch.rand(150, 1).add(0.1), 3, seed=1)
+
+    def clusters(scaled: torch.Tensor) -> torch.Tensor:
+        return nearest(scaled, fit_clusters(scaled, 3, torch.Generator().manual_seed(1)))
+
+    found = clusters(vectors * torch.rand(150, 1).add(0.1))
     assert [len(set(part.tolist())) for part in found.split(50)] == [1, 1, 1]
     assert len(set(found.tolist())) == 3
-    assert torch.equal(found, clusters(vectors, 3, seed=1))
+    assert torch.equal(found, clusters(vectors))
 
 
 def features_of(folder, ids, **columns):
@@ -106,10 +117,30 @@ def test_a_run_shows_rare_groups_more_often(write_source, kind, tmp_path):
         shown(source, balance={"features": str(features), "column": "nothing"})
 
 
+@pytest.mark.parametrize(("kind", "name"), [("parquet", "caption"), ("webdataset", "txt")])
+def test_a_run_shows_images_of_a_table_by_its_weights(write_source, kind, name):
+    counts, images = shown(write_source(kind, 5), balance={"weights": name})  # image n has weight n
+    assert {number: count * 10 / len(images) for number, count in counts.items()} == {1: 1, 2: 2, 3: 3, 4: 4}
+    with pytest.raises(ValueError, match=r"`data\.balance\.weights` .*'nothing'"):
+        shown(write_source(kind, 5, first=10), balance={"weights": "nothing"})
+    with pytest.raises(ValueError, match=r"`data\.balance\.weights` .*a folder"):
+        shown(write_source("folder", 5), balance={"weights": name})
+
+
+def test_passes_show_an_image_as_often_as_its_weight_says():
+    for weight in (0.1, 0.75, 1, 2.3):
+        counts = np.array([[num_copies(weight, number, 0, f"{key}") for number in range(20)] for key in range(400)])
+        assert (np.abs(counts - weight) < 1).all()
+        assert (np.abs(counts.cumsum(1) - weight * np.arange(1, 21)) < 1 + 1e-9).all()
+        assert counts.mean(0) == pytest.approx(weight, abs=0.12)  # five standard deviations
+    assert any(num_copies(0.5, 0, 0, f"{key}") != num_copies(0.5, 0, 1, f"{key}") for key in range(20))
+
+
 @pytest.mark.parametrize(
     ("changes", "name"),
     [
-        (["data.streaming=true"], "balance"),
+        (["data.balance.weights=w"], "features"),
+        (["data.balance.weights=w", "data.balance.features=null"], "column"),
         (["data.num_images=9"], "balance"),
         (["data.source=demo"], "balance"),
         (["views.teachers=cached"], "balance"),

@@ -1,5 +1,6 @@
 import errno
 import io
+import itertools
 import json
 import tarfile
 from collections import Counter
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 from photographs import encode, flat, picture
+from pyarrow import parquet, table
 
 from modeling_radio.core.errors import UserError
 from modeling_radio.training.data import image_stream
@@ -157,6 +159,70 @@ def test_streams_leave_out_what_filters_say_count_it_and_go_on_exactly(filtered:
         assert second.state_dict() == whole.state_dict()
     with pytest.raises(ValueError, match=r"no usable image .*{'too small': 12}.*`data.filters`"):
         opened(500).take(1)
+
+
+IDS = {"folder": "{:03}.png", "parquet": "part-{1:02}/{2:09d}", "webdataset": "part-{1:02}/{0:03}"}
+
+
+@pytest.fixture(params=[*IDS, "parquet caption", "webdataset txt"])
+def balanced(request, write_source: Callable[..., str], tmp_path: Path, monkeypatch) -> tuple[DataRecipe, list[float]]:
+    """Nine images in three files, each with its weight: in features that are found by name, or beside the images."""
+    monkeypatch.setenv("RADIO_CACHE", str(tmp_path / "radio"))
+    kind, _, weights = request.param.partition(" ")
+    source = write_source(kind, 9, num_shards=3)
+    if weights:  # image n has weight n
+        return streamed(source, shuffle_buffer=4, balance={"weights": weights}), [*range(9)]
+    ids = [IDS[kind].format(number, number % 3, number // 3) for number in range(9)]
+    rows = table({"id": ids[::-1], "label": ["rare" if number < 2 else "frequent" for number in range(9)][::-1]})
+    (tmp_path / "features/data").mkdir(parents=True)
+    parquet.write_table(rows, tmp_path / "features/data/train-0.parquet")
+    balance = {"features": str(tmp_path / "features"), "column": "label"}
+    return streamed(source, shuffle_buffer=4, balance=balance), [9 / 4] * 2 + [9 / 14] * 7
+
+
+def test_streams_show_images_by_weight_on_any_number_of_ranks(balanced) -> None:
+    data, weights = balanced
+    alone = count_shown(data, 0, 1)
+    assert all(abs(alone[number] - 8 * weight) < 1 for number, weight in enumerate(weights)), alone
+    for num_ranks in (2, 5):  # with files of their own, and with shares of all
+        counts = [count_shown(data, rank, num_ranks) for rank in range(num_ranks)]
+        assert sum(counts, Counter()) == +alone
+    assert alone != count_shown(data, 0, 1, seed=1) or data.balance.weights
+
+
+def count_shown(data: DataRecipe, rank: int, num_ranks: int, *, seed: int = 0) -> Counter[int]:
+    """How often a rank sees each image in eight passes."""
+    (source,) = open_numbers(data, rank, num_ranks, seed=seed).sources
+    images = itertools.takewhile(lambda _: source.number_of_pass < 8, iter(lambda: next(source), None))
+    return Counter(decode_rgb(image).getpixel((0, 0))[0] for image in images)
+
+
+def test_balanced_streams_go_on_amid_the_copies_of_an_image(balanced) -> None:
+    data, _ = balanced
+    whole, first = open_numbers(data), open_numbers(data)
+    numbers = take(whole, 40)
+    for stop in (1, 4, 5, 13, 30):
+        first = restarted(first, data)
+        first.take(stop - first.state_dict()["block"] * 4 - first.state_dict()["place"])
+        again = restarted(first, data)
+        assert take(again, 40 - stop) == numbers[stop:]
+        assert again.state_dict() == whole.state_dict()
+
+
+def test_images_without_features_are_left_out_and_counted(write_source, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("RADIO_CACHE", str(tmp_path / "radio"))
+    (tmp_path / "features/data").mkdir(parents=True)
+    rows = table({"id": ["part-00/000", "part-01/001"], "label": ["a", "b"]})
+    parquet.write_table(rows, tmp_path / "features/data/train-0.parquet")
+    balance = {"features": str(tmp_path / "features"), "column": "label"}
+    stream = open_numbers(streamed(write_source("webdataset", 6), balance=balance))
+    assert set(take(stream, 4)) == {0, 1}
+    assert stream.sources[0].left_out == {"not in `data.balance.features`": 4}
+    with pytest.raises(ValueError, match=r"no usable image .*`data.balance.features`': 3"):
+        take(open_numbers(streamed(write_source("webdataset", 3, first=20), balance=balance)), 1)
+    faulty = streamed(write_source("parquet", 3, first=30), balance={"weights": "image"})
+    with pytest.raises(ValueError, match=r"`data.balance.weights` .* for part-0./000000000"):
+        take(open_numbers(faulty), 1)
 
 
 @pytest.mark.parametrize(("num_shards", "num_ranks"), [(44, 8), (21, 4)])

@@ -24,11 +24,13 @@ from accelerate.state import AcceleratorState, PartialState
 from comparisons import assert_close_by_name
 from deep_teacher import DeepTeacher, bytes_of
 from PIL import Image
+from pyarrow import parquet, table
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_networks import CONVNEXT, NETWORKS
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate, Shard
+from torchvision.io import encode_png
 from two_processes import (
     CONFIGS,
     choose_sharding,
@@ -47,7 +49,7 @@ from modeling_radio.training.distillation import checkpoints, monitoring
 from modeling_radio.training.distillation.checkpoints import PART_BYTES
 from modeling_radio.training.distillation.stages import run_recipe
 from modeling_radio.training.distillation.tracking import RunHistory
-from modeling_radio.training.recipes.recipe import load_recipe
+from modeling_radio.training.recipes.recipe import DataRecipe, load_recipe
 from modeling_radio.training.student.sharding import build_accelerator
 from modeling_radio.training.teachers.outputs import TeacherOutput
 
@@ -106,6 +108,16 @@ BALANCED = (
 )
 DROPPING = (UNEVEN, "balancing={method: teacher_dropping, ramp_steps: 0}", "teachers.segmenter.options.summary_dim=8")
 NORMALIZERS = (UNEVEN, "export={feature_normalizer: true, intermediate_normalizers: shared, normalizer_images: 40}")
+BALANCED_STREAM = (  # a step is a pass, in which each rank has five images, some of them several times
+    *CONVNEXT.overrides,
+    "data={source: stream, streaming: true, num_images: null, shuffle_buffer: 5, balance: {weights: often}}",
+    "partitions=[{name: low, sizes_px: [64], batch_size: 10}]",
+    # Nothing is random about an image, or its place in the step would decide: ranks see other orders than one process.
+    "views={crop_scale: [1, 1], crop_aspect: [1, 1], max_shift_patches: 0, flip_probability: 0, brightness: 0}",
+    "views.contrast=0",
+)
+OFTEN = [[2, 1], [3, 0], [1, 1], [2, 0]]
+"""Weights of the images of each file; ranks take files in turn."""
 CACHED = (UNEVEN, "views={teachers: cached, cache_dir: cache}")
 FEWER_TOKENS = (
     "student.config.downscale_levels=[1]",
@@ -154,6 +166,7 @@ SCENARIOS = {
     "fsdp-resumed": Scenario(FROZEN_TRUNK, use_fsdp=True, session=(2, 4)),
     "ddp-balanced": Scenario(BALANCED, session=(2, 4)),
     "fsdp-balanced": Scenario(BALANCED, use_fsdp=True, session=(2, 4)),
+    "ddp-stream": Scenario(BALANCED_STREAM),
     "ddp-dropping": Scenario(DROPPING),
     "ddp-contrasts": Scenario((*ONE_TEACHER_EACH, "contrastive={weight: 0.5, bank_size: 13}")),
     "ddp-cached": Scenario(CACHED),
@@ -231,6 +244,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("two")
     (folder / "tiny.yaml").write_text(tiny.RECIPE)
     write_pictures(folder / "pictures")
+    write_stream(folder / "stream")
     with pytest.MonkeyPatch.context() as patch:
         prepare_this_process(patch, folder)
         for name, scenario in SCENARIOS.items():
@@ -248,6 +262,16 @@ def write_pictures(folder: Path) -> None:
     generator = np.random.default_rng(0)
     for number in range(40):
         Image.fromarray(generator.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+
+
+def write_stream(folder: Path) -> None:
+    folder.mkdir()
+    for shard, often in enumerate(OFTEN):
+        images = tiny.NoiseImages(
+            DataRecipe(source="noise", num_images=2, image_size_px=64, seed=shard), is_square=True
+        )
+        rows = {"image": [encode_png(image).numpy().tobytes() for image in images.images], "often": often}
+        parquet.write_table(table(rows), folder / f"{shard}.parquet")
 
 
 def prepare_this_process(patch: pytest.MonkeyPatch, folder: Path) -> None:

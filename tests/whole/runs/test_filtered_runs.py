@@ -55,20 +55,28 @@ def test_filters_act_are_told_and_survive_a_restart(
     assert any(not value.equal(different[key]) for key, value in tiny.last_state("whole").items())
 
 
-def test_balance_acts_and_survives_a_restart(recipe_file: str, source: str) -> None:
+@pytest.mark.parametrize("is_streamed", [False, True], ids=["folder", "stream"])
+def test_balance_acts_and_survives_a_restart(recipe_file: str, source: str, is_streamed: bool) -> None:
     import pyarrow
     from pyarrow import parquet
 
     names = sorted(path.name for path in Path(source).iterdir())
-    rows = pyarrow.table({"id": names, "label": ["faulty" if name[0] == "f" else "picture" for name in names]})
+    rows = {"id": names, "label": ["faulty" if name[0] == "f" else "picture" for name in names]}
+    options = [f"data.streaming={str(is_streamed).lower()}", "data.shuffle_buffer=7"]
+    if is_streamed:
+        source = "shards"
+        Path(source).mkdir()
+        rows["id"] = [f"0/{number:09d}" for number in range(len(names))]
+        images = {"image": [Path("photographs", name).read_bytes() for name in names]}
+        parquet.write_table(pyarrow.table(images), "shards/0.parquet")
     Path("features/data").mkdir(parents=True)
-    parquet.write_table(rows, "features/data/train-00000-of-00001.parquet")
-    balanced = settings(source, "data.balance={features: features, column: label}")
+    parquet.write_table(pyarrow.table(rows), "features/data/train-00000-of-00001.parquet")
+    balanced = settings(source, "data.balance={features: features, column: label}", *options)
     tiny.distil(recipe_file, "whole", *balanced)
     tiny.distil(recipe_file, "parts", *balanced, stop_at=5)
     tiny.distil(recipe_file, "parts", *balanced)
     tiny.assert_same_tensors(tiny.last_state("whole"), tiny.last_state("parts"))
-    tiny.distil(recipe_file, "plain", *settings(source))
+    tiny.distil(recipe_file, "plain", *settings(source, *options))
     different = tiny.last_state("plain")
     assert any(not value.equal(different[key]) for key, value in tiny.last_state("whole").items())
 
