@@ -155,7 +155,11 @@ OF_ADAPTORS = {
         "summary fidelity, centered cosine", HIGHER, "the same about the teacher's mean: a constant prediction has 0."
     ),
 }
-PANELS = LOSSES | TAP_LOSSES | WEIGHTS | OF_BACKBONE | OF_ADAPTORS
+OF_LABELS = {
+    "knn": Panel("kNN accuracy", HIGHER, "share of labeled images whose nearest neighbors have their class."),
+}
+MEASURED = OF_BACKBONE | OF_LABELS | OF_ADAPTORS
+PANELS = LOSSES | TAP_LOSSES | WEIGHTS | MEASURED
 """All panels in their order."""
 EXPORTED_PREFIX = "student/"
 """Prefix of measurements of the student itself, where it is exported instead of its moving average."""
@@ -200,7 +204,7 @@ def draw_progress(series: Mapping[str, Curve], path: Path) -> None:
     """
     losses = {kind: curves for kind in LOSSES | TAP_LOSSES if (curves := loss_curves(series, kind))}
     by_teacher = losses | {group: curves for group in WEIGHTS if (curves := _in_group(series, group))}
-    measured = {name: curves for name in OF_BACKBONE | OF_ADAPTORS if (curves := _measured(series, name))}
+    measured = {name: curves for name in MEASURED if (curves := _measured(series, name))}
     names = [name for name in PANELS if name in by_teacher or name in measured]
     if not names:
         return

@@ -229,7 +229,7 @@ def num_copies(weight: float, number_of_pass: int, seed: int, key: str) -> int:
     """Return how often an image is shown in a pass, its weight up to one; all passes together differ by no more.
 
     Args:
-        weight: How often it is shown on average.
+        weight: Its frequency: it is shown as often in a pass on average.
         number_of_pass: Number of the pass, from 0.
         seed: Decides with the key in which passes it is shown once more.
         key: Its name.

@@ -63,7 +63,7 @@ class EndlessSource:
             a part.
         filters: Filters of images, except near duplicates.
         used_px: The resolution that images are used at, pixels.
-        weights: How often images are shown; None for once in each pass.
+        weights: Frequencies of the images; None for once in each pass.
 
     Attributes:
         left_out: Number of images that the filters left out since the beginning of the run, by the reason.

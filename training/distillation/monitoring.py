@@ -17,6 +17,7 @@ from modeling_radio.core.ranks import of_all_ranks, sum_over_ranks
 from modeling_radio.figures.progress import EXPORTED_PREFIX
 from modeling_radio.metrics.representation import block_norms
 from modeling_radio.training.distillation.held_out import HeldOutFigures, HeldOutMetrics, describe_missing_images
+from modeling_radio.training.distillation.neighbors import HeldOutNeighbors
 from modeling_radio.training.distillation.throughput import Throughput
 from modeling_radio.training.distillation.tracking import ProgressLog
 from modeling_radio.training.hooks.base import StepHook
@@ -293,6 +294,7 @@ class Monitors(NamedTuple):
         throughput: Speed and memory of the ranks.
         figures: Figures of held-out images; None without any.
         metrics: Measurements on held-out images; None without any.
+        neighbors: kNN on labeled images; None without any.
     """
 
     recipe: Recipe
@@ -301,6 +303,7 @@ class Monitors(NamedTuple):
     throughput: Throughput
     figures: HeldOutFigures | None
     metrics: HeldOutMetrics | None
+    neighbors: HeldOutNeighbors | None
 
     @classmethod
     def of_run(
@@ -324,9 +327,10 @@ class Monitors(NamedTuple):
             accelerator.print(line, flush=True)
         figures = HeldOutFigures.of_run(recipe, teachers, accelerator.device, folder)
         metrics = HeldOutMetrics.of_run(recipe, config, teachers, accelerator)
+        neighbors = HeldOutNeighbors.of_run(recipe, config, accelerator)
         watch = StepProfile(teachers, accelerator.device)
         throughput = Throughput(recipe, accelerator)
-        return cls(recipe, accelerator, watch, throughput, figures, metrics)
+        return cls(recipe, accelerator, watch, throughput, figures, metrics, neighbors)
 
     def end_interval(self, num_steps: int, seconds: float) -> dict[str, float]:
         """Return the speed of the steps since the last call, as `Throughput.end_interval`."""
@@ -370,13 +374,17 @@ class Monitors(NamedTuple):
         statistics: TeacherStatistics,
         log: ProgressLog,
     ) -> None:
-        """Measure the moving average, and the student if that is exported, on held-out images if that is due."""
-        every_steps = self.recipe.logging.metrics_every_steps
-        is_last = step == self.recipe.schedule.num_steps
-        if self.metrics is None or every_steps is None or (step % every_steps and not is_last):
-            return
+        """Measure the moving average, and the student if that is exported, on held-out images where that is due."""
+        is_last, logging = step == self.recipe.schedule.num_steps, self.recipe.logging
         networks = {"": average}
         if not self.recipe.ema.is_exported:
             networks[EXPORTED_PREFIX] = student
+        values: dict[str, float] = {}
         with log.apart():
-            log.record_metrics(step, self.metrics.measure(networks, statistics.standardizers()))
+            every_steps = logging.metrics_every_steps
+            if self.metrics is not None and every_steps is not None and (step % every_steps == 0 or is_last):
+                values |= self.metrics.measure(networks, statistics.standardizers())
+            if self.neighbors is not None and (step % logging.knn_every_steps == 0 or is_last):
+                values |= self.neighbors.measure(networks)
+            if values:
+                log.record_metrics(step, values)

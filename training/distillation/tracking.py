@@ -159,6 +159,7 @@ PROJECT = "radio-distillation"
 """Project under which trackers collect the runs of all recipes, unless `WANDB_PROJECT` says it."""
 
 SHOWN_METRICS = {
+    "knn": "kNN accuracy",
     "dense_fidelity_centered": "dense fidelity (centered)",
     "summary_fidelity_centered": "summary fidelity (centered)",
     "fixed_pattern": "fixed pattern",

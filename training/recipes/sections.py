@@ -849,6 +849,9 @@ class LoggingRecipe(RecipeSection):
         metrics_every_steps: Steps between two measurements on held-out images of `picture_source`; the last step is
             always measured. None measures nothing.
         metrics_sizes_px: Sides of the measured images; None for the smallest, middle and largest trained size.
+        knn_data: Folder with a sub-folder of images for each class, such as the validation images of ImageNet: the
+            accuracy of kNN on it is measured, by the other images of the folder; None measures none.
+        knn_every_steps: Steps between two of these measurements; the last step is always measured.
     """
 
     every_steps: int = Field(20, gt=0)
@@ -858,6 +861,8 @@ class LoggingRecipe(RecipeSection):
     picture_source: str | None = None
     metrics_every_steps: int | None = Field(200, gt=0)
     metrics_sizes_px: list[Count] | None = None
+    knn_data: Path | None = None
+    knn_every_steps: Count = 1000
 
     @model_validator(mode="after")
     def _check(self) -> "LoggingRecipe":

@@ -176,6 +176,7 @@ CONTEXTS: dict[str, dict[str, Any]] = {
     "logging.picture_source": PICTURES,
     "logging.metrics_every_steps": METRICS,
     "logging.metrics_sizes_px": METRICS,
+    "logging.knn_every_steps": {"logging.knn_data": "labeled"},
 }
 """Other settings of both runs, with and without a setting, so that it can act. A section's are for its settings too."""
 
@@ -240,6 +241,8 @@ VALUES: dict[str, Sequence[Any]] = {
     "logging.picture_source": ["others"],
     "logging.metrics_every_steps": [2],
     "logging.metrics_sizes_px": [[32]],
+    "logging.knn_data": ["labeled"],
+    "logging.knn_every_steps": [2],
     **{
         f"{balance}.{name}": values
         for balance in ("data.balance", "data.mixed_in.0.balance")
@@ -472,6 +475,9 @@ def write_world(folder: Path) -> None:
         (folder / name).mkdir()
         for number in range(20):
             picture(first + number, 420, 300).save(folder / name / f"{number:02}.jpg")
+    for number in range(6):
+        (folder / f"labeled/{number % 2}").mkdir(parents=True, exist_ok=True)
+        picture(120 + number, 64, 48).save(folder / f"labeled/{number % 2}/{number}.png")
     for number, image in enumerate(odd):
         image.save(folder / "images" / f"odd-{number}.png")
     names = sorted(path.name for path in (folder / "images").iterdir())
@@ -502,7 +508,18 @@ def write_world(folder: Path) -> None:
         )
 
 
-WORLD = ("base.yaml", "images", "others", "pictures", "features", "other_features", "tables", "start", "upsampler")
+WORLD = (
+    "base.yaml",
+    "images",
+    "labeled",
+    "others",
+    "pictures",
+    "features",
+    "other_features",
+    "tables",
+    "start",
+    "upsampler",
+)
 
 
 def install(patch: pytest.MonkeyPatch, world: Path) -> None:

@@ -1,6 +1,7 @@
 """Held-out images: measurements and figures of a run."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from modeling_radio.training.distillation.held_out import (
     held_out_source,
 )
 from modeling_radio.training.distillation.monitoring import Monitors
+from modeling_radio.training.distillation.neighbors import HeldOutNeighbors
 from modeling_radio.training.losses.fidelity import fixed_pattern_energy
 from modeling_radio.training.recipes.recipe import Recipe, RecipeError, load_recipe
 from modeling_radio.training.recipes.sections import RunOptions
@@ -303,10 +305,32 @@ def history_of(output: str) -> list[dict]:
     return [json.loads(line) for line in Path(output, "history.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
+def write_labeled(folder: str) -> None:
+    """Dark and bright pictures, of which some cannot be read."""
+    for number in range(50):
+        path = Path(folder, "bright" if number % 2 else "dark", f"{number}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        color = (255, 200, 5 * number) if number % 2 else (2 * number, 8, 8)
+        Image.new("RGB", (70, 50), color).save(path)
+    Path(folder, "dark/broken.png").write_bytes(b"?")
+
+
+@pytest.mark.parametrize("content", ["nothing", "one class"])
+def test_labeled_images_are_of_several_classes(recipe_file: str, content: str) -> None:
+    if content == "one class":
+        write_labeled("labeled")
+        shutil.rmtree("labeled/dark")
+    recipe = load_recipe(recipe_file, ["logging.knn_data=labeled"])
+    with pytest.raises(RecipeError, match=r"`logging\.knn_data` .*'labeled' with"):
+        HeldOutNeighbors.of_run(recipe, CONFIG, Accelerator(cpu=True))
+
+
 @pytest.mark.usefixtures("quick_pictures")
 def test_a_stopped_run_measures_the_same_and_has_no_gap(recipe_file: str, folder: Path) -> None:
+    write_labeled("labeled")
     settings = [*tiny.REGULARIZED, *measured(folder, 3), "schedule.num_steps=5", "logging.trackers=[tensorboard]"]
-    tiny.distil(recipe_file, "blind", *settings, "logging.metrics_every_steps=null")
+    settings += ["logging.knn_data=labeled", "logging.knn_every_steps=2"]
+    tiny.distil(recipe_file, "blind", *settings, "logging.metrics_every_steps=null", "logging.knn_data=null")
     tiny.distil(recipe_file, "whole", *settings)
     tiny.distil(recipe_file, "parts", *settings, stop_at=4)
     # As after a kill: what was measured after the checkpoint of step 4 is in the file already.
@@ -317,6 +341,7 @@ def test_a_stopped_run_measures_the_same_and_has_no_gap(recipe_file: str, folder
     drawn = json.loads(Path("parts/pictures/progress.png").read_text(encoding="utf-8"))
     assert drawn["fixed_pattern/32px"][0] == [3, 5]
     assert drawn["features/semantic"][0] == [2, 4]
+    assert drawn["knn/64px"] == [[2, 4, 5], [1.0] * 3]
     for run in ("whole", "parts"):
         tiny.assert_same_tensors(tiny.last_state("blind", 5), tiny.last_state(run, 5))
     assert not Path("blind/pictures").exists()

@@ -81,7 +81,7 @@ EVERYTHING = (
     "optimizer={name: lamb, learning_rate: 1e-3}",
     "student.gradient_checkpointing=true",
     "ema.is_exported=false",
-    "logging={picture_source: pictures, metrics_every_steps: 3}",
+    "logging={picture_source: pictures, metrics_every_steps: 3, knn_data: labeled, knn_every_steps: 2}",
 )
 MUON = (
     UNEVEN,
@@ -262,6 +262,10 @@ def write_pictures(folder: Path) -> None:
     generator = np.random.default_rng(0)
     for number in range(40):
         Image.fromarray(generator.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+    for number in range(7):
+        path = folder.with_name("labeled") / f"{number % 2}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 40), (120 * (number % 2), 30 * number, 0)).save(path)
 
 
 def write_stream(folder: Path) -> None:
@@ -381,6 +385,7 @@ def test_losses_and_measurements_of_two_processes_are_those_of_one(
     expected = {"features@32px/semantic", "features@64px/segmenter"}
     if name.endswith("everything"):
         expected = {"mesa@32px", "features@64px/semantic", "shift_error/48px", "student/dense_fidelity/semantic/64px"}
+        expected |= {"knn/64px", "student/knn/64px"}
         assert series[0]["fixed_pattern/32px"][0] == [3, 5]
         assert (two_ranks / name / "pictures" / "progress.png").is_file()
     assert expected <= series[0].keys()
