@@ -70,6 +70,10 @@ def run(settings: EvaluationSettings, model: "RadioFeatures | None" = None) -> "
     evaluations: list[Evaluation] = []
     if own_task is None:
         results, evaluations = run_evaluations(settings, model)
+    elif settings.truncate_dim is not None:
+        raise ValueError(
+            f"`truncate_dim` must be left out for the answers of a model's own head, got {settings.truncate_dim}."
+        )
     else:
         results, sections = measure_answers(settings, own_task)
     written = list[Path]()

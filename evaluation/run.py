@@ -38,12 +38,13 @@ def open_student(settings: EvaluationSettings, recipe: Recipe | None = None) -> 
     """Return the checkpoint of the settings, with the adaptors of a recipe's teachers where NVIDIA's folder lacks them.
 
     Raises:
-        ValueError: If the folder is no checkpoint, is damaged or not finite, or `size` does not fit it.
+        ValueError: If the folder is no checkpoint, is damaged or not finite, or `size` or `truncate_dim` does not fit
+            it.
     """
     dtype = AUTOCAST_TYPES[settings.precision]
     teachers = [] if recipe is None else [entry.name for entry in recipe.teachers]
     device = device_of_process(settings.device)
-    return open_radio(
+    model = open_radio(
         settings.checkpoint,
         size_px=settings.size,
         device=device,
@@ -51,6 +52,7 @@ def open_student(settings: EvaluationSettings, recipe: Recipe | None = None) -> 
         teachers=teachers,
         tiles=tiles_of(settings),
     )
+    return model if settings.truncate_dim is None else model.truncated(settings.truncate_dim)
 
 
 def find_recipe(settings: EvaluationSettings) -> Recipe | None:

@@ -149,7 +149,15 @@ class RadioFeatures:
         return shorter
 
     def truncated(self: _Own, truncate_dim: int) -> _Own:
-        """Return the same model whose features, and each class token of whose summary, have their first channels."""
+        """Return the same model whose features, and each class token of whose summary, have their first channels.
+
+        Raises:
+            ValueError: If there are not so many, or the summary is of no class tokens.
+        """
+        config = self.model.config
+        if config.is_foreign or truncate_dim > config.hidden_size:
+            what = "None for a network without class tokens" if config.is_foreign else f"at most {config.hidden_size}"
+            raise ValueError(f"`truncate_dim` must be {what}, got {truncate_dim}.")
         narrower = copy.copy(self)
         narrower.truncate_dim = truncate_dim
         return narrower
@@ -204,7 +212,8 @@ class RadioFeatures:
             raise ValueError(f"Probes of four blocks need a model with at least four, {self.name!r} has {depth}.")
         blocks = [depth // 4 - 1, depth // 2 - 1, depth // 4 * 3 - 1, depth - 1]
         with torch.autocast(pixels.device.type, self.dtype, enabled=self.dtype is not None):
-            return self.model.forward_intermediates(pixels, blocks, norm=True, intermediates_only=True)
+            maps = self.model.forward_intermediates(pixels, blocks, norm=True, intermediates_only=True)
+        return [each[:, : self.truncate_dim] for each in maps]
 
 
 def _processed(image: Tensor, processor: RadioImageProcessor, options: Mapping[str, Any]) -> Tensor:

@@ -19,7 +19,7 @@ from modeling_radio.evaluation import run as evaluation_run
 from modeling_radio.evaluation.models.pretrained import RANDOM_VIT, RAW_PIXELS
 from modeling_radio.evaluation.models.radio import RadioFeatures
 from modeling_radio.evaluation.models.teachers import TeacherFeatures
-from modeling_radio.evaluation.run import build_references, find_recipe, run_evaluations
+from modeling_radio.evaluation.run import build_references, find_recipe, open_student, run_evaluations
 from modeling_radio.evaluation.settings import EvaluationSettings
 from modeling_radio.metrics.results import STUDENT, Results
 from modeling_radio.training.recipes.recipe import RECIPE_FILE, RecipeError, load_recipe
@@ -43,6 +43,15 @@ def settings(tiny_model, noisy_folders, tmp_path) -> EvaluationSettings:
         cache=tmp_path / "features",
         num_workers=0,
     )
+
+
+@torch.no_grad()
+def test_the_first_channels_alone_are_measured(settings):
+    pixels, (whole, cut) = (
+        torch.rand(1, 3, 16, 16),
+        (open_student(settings.model_copy(update={"truncate_dim": count})) for count in (None, 8)),
+    )
+    assert torch.equal(cut.encode(pixels).features, whole.encode(pixels).features[:, :8])
 
 
 def test_a_folder_of_images_is_measured_and_described(settings, capsys, monkeypatch, tmp_path):

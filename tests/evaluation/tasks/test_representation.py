@@ -211,6 +211,8 @@ def test_each_width_is_measured(data):
     assert torch.equal(cut.features, whole.features[:, :128])
     assert torch.equal(cut.summary, torch.cat([whole.summary[:, :128], whole.summary[:, 256:384]], dim=1))
     assert narrow.fingerprint() != evaluation.model.fingerprint()
+    with pytest.raises(ValueError, match="`truncate_dim`"):
+        evaluation.model.truncated(257)
     assert set(values_by_tokens(found, WIDTH_TASKS)["mIoU"]) == {"student"}
 
 
