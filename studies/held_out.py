@@ -39,7 +39,7 @@ from modeling_radio.studies.study import (
 from modeling_radio.training.data.made_images import open_made_images
 from modeling_radio.training.data.training_images import build_images, render
 from modeling_radio.training.distillation.held_out import ViewPair
-from modeling_radio.training.losses.alignment import align_to_teacher
+from modeling_radio.training.losses.alignment import on_larger_grid
 from modeling_radio.training.losses.fidelity import fixed_pattern_energy, map_agreement, shift_error
 from modeling_radio.training.losses.summaries import angle_between
 from modeling_radio.training.recipes.recipe import Recipe, RecipeError
@@ -176,8 +176,8 @@ class HeldOut:
         for indices, output in self._encoded(student, self.evaluation.size_px, list(self.teachers)):
             for name, teacher in self.teachers.items():
                 own = output.adaptors[name]
-                maps = align_to_teacher(own.features.float(), teacher.maps(indices))
-                scores.setdefault(f"{DENSE}/{name}", []).append(_squared_error(maps.student, maps.teacher))
+                maps = on_larger_grid(own.features, teacher.maps(indices))
+                scores.setdefault(f"{DENSE}/{name}", []).append(_squared_error(*maps))
                 summary = teacher.summary()
                 if summary is not None and own.summary is not None:
                     angle = angle_between(own.summary.float(), summary[indices])

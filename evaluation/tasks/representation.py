@@ -31,7 +31,7 @@ from modeling_radio.metrics.representation import (
 )
 from modeling_radio.metrics.results import STUDENT, Measurement
 from modeling_radio.navit_radio import matryoshka_widths
-from modeling_radio.training.losses.alignment import align_to_teacher
+from modeling_radio.training.losses.alignment import on_larger_grid
 from modeling_radio.training.losses.fidelity import (
     canonical_correlation,
     fixed_pattern_energy,
@@ -113,9 +113,9 @@ def fidelity_scores(student: StoredFeatures, teacher: StoredFeatures, adaptor: s
                 f"`adaptor` must have as many channels as its teacher, {len(truth)}, got {len(features)} of "
                 f"{adaptor!r}."
             )
-        maps = align_to_teacher(features[None], truth[None])
-        plain.append(F.cosine_similarity(maps.student[0], maps.teacher[0], dim=0).mean())
-        centered.append(F.cosine_similarity(maps.student[0] - mean, maps.teacher[0] - mean, dim=0).mean())
+        (own,), (wanted,) = on_larger_grid(features[None], truth[None])
+        plain.append(F.cosine_similarity(own, wanted, dim=0).mean())
+        centered.append(F.cosine_similarity(own - mean, wanted - mean, dim=0).mean())
     return {**scores, "features": torch.stack(plain), "centered features": torch.stack(centered)}
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from modeling_radio.training.distillation.build import RunParts
-from modeling_radio.training.losses.alignment import align_to_teacher
+from modeling_radio.training.losses.alignment import Alignment
 from modeling_radio.training.losses.features import feature_loss
 from modeling_radio.training.losses.mesa import mesa_losses
 from modeling_radio.training.losses.summaries import summary_loss
@@ -21,7 +21,7 @@ from modeling_radio.training.losses.terms import LossTerm, head_of, zero_term
 from modeling_radio.training.recipes.recipe import Recipe, TeacherRecipe
 from modeling_radio.training.student.foreign import global_window
 from modeling_radio.training.student.packing import StudentOutput, forward_groups, token_counts
-from modeling_radio.training.targets.examples import Example
+from modeling_radio.training.targets.examples import Example, Target
 from modeling_radio.training.views.plan import PlannedBatch
 
 
@@ -38,7 +38,7 @@ def batch_losses(parts: RunParts, batch: PlannedBatch, example: Example) -> dict
     """
     recipe = parts.recipe
     output = student_output(parts, batch, example)
-    losses_of = partial(_head_terms, parts, batch, example, output)
+    losses_of = partial(_head_terms, parts, example, output)
     terms: dict[str, LossTerm] = {}
     for entry in recipe.teachers:
         terms |= {f"{kind}/{entry.name}": term for kind, term in losses_of(entry.name, entry.name, entry.name).items()}
@@ -52,9 +52,9 @@ def batch_losses(parts: RunParts, batch: PlannedBatch, example: Example) -> dict
     for name, term in terms.items():
         total = total + term.weight * rescaled.get(name, term.value)
     losses = {"loss": total, **{name: term.value for name, term in terms.items()}}
-    if example.ema_pixels is not None and example.ema_shifts is not None:
+    if example.ema_pixels is not None and example.ema_alignments is not None:
         average = ema_features(parts, example.ema_pixels)
-        losses["mesa"] = mesa_loss(output.backbone, average, example.ema_shifts, example.extents)
+        losses["mesa"] = mesa_loss(output.backbone, average, example.ema_alignments)
         losses["loss"] = losses["loss"] + recipe.mesa.weight * losses["mesa"]
     return losses
 
@@ -90,14 +90,9 @@ def ema_features(parts: RunParts, groups: Sequence[Tensor]) -> list[Tensor]:
         ).backbone
 
 
-def mesa_loss(
-    student: Sequence[Tensor],
-    average: Sequence[Tensor],
-    shifts: Sequence[Tensor],
-    extents: Sequence[Tensor] | None = None,
-) -> Tensor:
+def mesa_loss(student: Sequence[Tensor], average: Sequence[Tensor], alignments: Sequence[Alignment]) -> Tensor:
     """Return the MESA loss of a batch, the mean of `mesa_losses` over images; arguments are by groups of images."""
-    groups = zip(student, average, shifts, extents or [None] * len(shifts), strict=True)
+    groups = zip(student, average, alignments, strict=True)
     return torch.cat([mesa_losses(*each) for each in groups]).mean()
 
 
@@ -108,14 +103,13 @@ def _in_order(terms: Mapping[str, LossTerm], recipe: Recipe) -> dict[str, LossTe
 
 
 def _head_terms(
-    parts: RunParts, batch: PlannedBatch, example: Example, output: StudentOutput, teacher: str, head: str, target: str
+    parts: RunParts, example: Example, output: StudentOutput, teacher: str, head: str, target: str
 ) -> dict[str, LossTerm]:
     """Return `"features"`, the dense loss of a head, and `"summary"`, if head and teacher have a summary.
 
     Args:
         parts: The recipe's factors, and the statistics of the teachers.
-        batch: The images.
-        example: The teachers' outputs for them.
+        example: The teachers' outputs for the images.
         output: The student's.
         teacher: Name of the teacher.
         head: Name of the teacher's adaptor, or of another head of the student.
@@ -129,23 +123,19 @@ def _head_terms(
         if summary is not None:
             terms["summary"] = zero_term([summary], "summary")
         return terms
-    dense = _feature_term(parts, target, batch, example, output.features[head])
+    dense = _feature_term(parts, target, example.targets[target], output.features[head])
     terms = {"features": dense._replace(weight=entry.feature_weight)}
     if summary is not None and outputs.summary is not None:
         terms["summary"] = _summary_term(parts, entry, summary, outputs.summary)
     return terms
 
 
-def _feature_term(
-    parts: RunParts, name: str, batch: PlannedBatch, example: Example, maps: Sequence[Tensor]
-) -> LossTerm:
-    compare, target, losses = feature_loss(parts.recipe.loss.features), example.targets[name], []
-    none = [None] * len(target.features)
-    groups = zip(batch.groups, maps, target.features, target.shifts or none, example.extents or none, strict=True)
-    for (shape, _), ours, theirs, shift, extent in groups:
-        standardized = parts.statistics.standardize(name, theirs)
-        losses.append(compare(*align_to_teacher(ours, standardized, shift, shape.grid, extent)))
-    by_image = torch.cat(losses)
+def _feature_term(parts: RunParts, name: str, target: Target, maps: Sequence[Tensor]) -> LossTerm:
+    compare = feature_loss(parts.recipe.loss.features)
+    groups = zip(maps, target.features, target.alignments, strict=True)
+    by_image = torch.cat(
+        [compare(*alignment.apply(ours, parts.statistics.standardize(name, own))) for ours, own, alignment in groups]
+    )
     return LossTerm(1.0, by_image.mean(), lambda: by_image, "features")
 
 

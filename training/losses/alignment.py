@@ -1,11 +1,19 @@
-"""Dense features of student and teacher on one grid and in one frame, to be compared position by position."""
+"""Dense features of student and teacher on one grid and in one frame, to be compared position by position.
 
-from collections.abc import Sequence
+Where two crops show the same follows from sizes and shifts alone. So data workers find it on the CPU (`Alignment`), and
+a loss only reads values there: each of a hundred operations on a few integers would cost a GPU the start of a kernel.
+"""
+
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+
+Sides = tuple[int, int]
+"""Rows and columns."""
 
 
 class AlignedMaps(NamedTuple):
@@ -22,14 +30,39 @@ class AlignedMaps(NamedTuple):
     valid: Tensor
 
 
-def align_to_teacher(
-    student: Tensor,
-    teacher: Tensor,
-    shift: Tensor | None = None,
-    patches: Sequence[int] | None = None,
-    extent: Tensor | None = None,
-) -> AlignedMaps:
-    """Return both maps on the larger of their two grids, one of them moved into the frame of the other.
+class Interpolation(NamedTuple):
+    """The two positions between which each value along an axis is interpolated, `(images, length)` each.
+
+    Attributes:
+        lower: The first one, integers.
+        upper: The second one, integers.
+        weight: Share of the second one in the value, float32.
+    """
+
+    lower: Tensor
+    upper: Tensor
+    weight: Tensor
+
+
+class Overlap(NamedTuple):
+    """Where a map of the student and one of the teacher are read, on the larger of their two grids.
+
+    Attributes:
+        valid: `(images, rows, cols)` bool: positions that both crops show; one image stands for all that are alike.
+        tokens: `(images * rows * cols,)` integers, for each position that of the teacher's value, counted over all
+            images; None if the teacher's map is not moved.
+        rows: Between which rows the student's map is read; None if it is not moved.
+        cols: The same for columns.
+    """
+
+    valid: Tensor
+    tokens: Tensor | None = None
+    rows: Interpolation | None = None
+    cols: Interpolation | None = None
+
+
+class Alignment(NamedTuple):
+    """Where the student's and a teacher's maps of a group of images show the same: all indices and masks of its losses.
 
     With a shift, the two crops must show areas of the same size. If a student's patch covers a whole number of
     positions of the common grid, every shift does, too: the teacher's values are copied to the student's positions.
@@ -39,29 +72,90 @@ def align_to_teacher(
     A position is valid if both maps are read between the centers of positions that show nothing but the image: there
     is nothing to interpolate with beyond the outermost centers.
 
-    Args:
-        student: `(batch, C, rows, cols)`, output of the teacher's dense head.
-        teacher: `(batch, C, teacher_rows, teacher_cols)`, standardized features, without gradients.
-        shift: `(batch, 2)` integers, rows and columns, in the student's patches: the teacher's crop minus the
-            student's. None if both crops are the same.
-        patches: The student's rows and columns of patches if its head has several positions for each patch; None if
-            it has one.
-        extent: `(batch, 2, 2)` integers, for rows and for columns: the student's patch at which the image begins, and
-            the first one behind its end. None if both crops lie within the image.
-
-    Returns:
-        The aligned maps in float32.
+    Attributes:
+        sides: Rows and columns of the teacher's map.
+        shown: `(images, rows, cols)` bool: positions of the teacher's map that show nothing but the image; None if all
+            do.
+        overlaps: By rows and columns of a map of the student.
 
     References:
         AM-RADIO 4 (the larger grid), https://arxiv.org/abs/2312.06709; C-RADIOv4 Eq 1 (shifts and overlap).
     """
+
+    sides: Sides
+    shown: Tensor | None
+    overlaps: dict[Sides, Overlap]
+
+    @classmethod
+    def of(
+        cls,
+        sides: Sides,
+        student_sides: Iterable[Sides],
+        patches: Sides,
+        shift: Tensor | None = None,
+        extent: Tensor | None = None,
+    ) -> "Alignment":
+        """Return the alignment of images of one size.
+
+        Args:
+            sides: Rows and columns of the teacher's map.
+            student_sides: Those of each map of the student that is compared with it.
+            patches: The student's rows and columns of patches; its heads may have several positions for each.
+            shift: `(images, 2)` integers, rows and columns, in the student's patches: the teacher's crop minus the
+                student's. None if both crops are the same.
+            extent: `(images, 2, 2)` integers, for rows and for columns: the student's patch at which the image begins,
+                and the first one behind its end. None if both crops lie within the image.
+        """
+        shown = None
+        if extent is not None:
+            in_teachers_crop = extent if shift is None else extent - shift[:, :, None]
+            shown = _shows_image(in_teachers_crop, sides, patches)
+        overlaps = {own: _overlap(own, sides, patches, shift, extent) for own in student_sides}
+        return cls(sides, shown, overlaps)
+
+    def apply(self, student: Tensor, teacher: Tensor) -> AlignedMaps:
+        """Return both maps on the larger of their two grids, one of them moved into the frame of the other.
+
+        Args:
+            student: `(batch, C, rows, cols)`, output of the teacher's dense head.
+            teacher: `(batch, C, teacher_rows, teacher_cols)`, standardized features, without gradients.
+
+        Returns:
+            The aligned maps in float32.
+
+        Raises:
+            ValueError: If the alignment is for other maps.
+        """
+        overlap = self.overlaps.get((student.shape[2], student.shape[3]))
+        if overlap is None or (teacher.shape[2], teacher.shape[3]) != self.sides:
+            raise ValueError(
+                f"`student` and `teacher` must have maps of {' or '.join(map(str, self.overlaps))} and of {self.sides} "
+                f"rows and columns, got {tuple(student.shape[2:])} and {tuple(teacher.shape[2:])}. A teacher has a "
+                "position for each patch (`patch_size`) of its input, a head as many for each of the student's as its "
+                "`upsample_factor`, or one."
+            )
+        student, teacher = on_larger_grid(student, teacher)
+        if overlap.tokens is not None:
+            teacher = _copy(teacher, overlap.tokens)
+        if overlap.rows is not None and overlap.cols is not None:
+            student = _interpolate(_interpolate(student, overlap.rows, dim=2), overlap.cols, dim=3)
+        return AlignedMaps(student, teacher, overlap.valid.expand(len(student), -1, -1))
+
+
+def on_larger_grid(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Return maps `(batch, C, rows, cols)` of one crop in float32, resampled to the larger of their two grids."""
     grid = (max(student.shape[2], teacher.shape[2]), max(student.shape[3], teacher.shape[3]))
-    patches = student.shape[2:] if patches is None else patches
+    return _resample(student.float(), grid), _resample(teacher.float(), grid)
+
+
+def _overlap(
+    student_sides: Sides, teacher_sides: Sides, patches: Sides, shift: Tensor | None, extent: Tensor | None
+) -> Overlap:
+    grid = (max(student_sides[0], teacher_sides[0]), max(student_sides[1], teacher_sides[1]))
     is_copied = grid[0] % patches[0] == 0 and grid[1] % patches[1] == 0
-    valid = torch.ones(len(student), *grid, dtype=torch.bool, device=student.device)
-    student_positions, teacher_positions = [], []
+    inside, student_positions, teacher_positions = [], [], []
     for axis, (length, count) in enumerate(zip(grid, patches, strict=True)):
-        ours = theirs = torch.arange(length, device=student.device)[None]
+        ours = theirs = torch.arange(length)[None]
         own_extent = their_extent = None if extent is None else extent[:, axis]
         if shift is not None:
             shifts = shift[:, axis, None]
@@ -70,29 +164,29 @@ def align_to_teacher(
                 theirs = theirs - shifts * (length // count)
             else:
                 ours = ours + shifts.double() * length / count
-        inside = _is_readable(ours, student.shape[2 + axis], length, count, own_extent)
-        inside = inside & _is_readable(theirs, teacher.shape[2 + axis], length, count, their_extent)
-        valid &= inside.unsqueeze(2 - axis)
+        is_readable = _is_readable(ours, student_sides[axis], length, count, own_extent)
+        inside.append(is_readable & _is_readable(theirs, teacher_sides[axis], length, count, their_extent))
         student_positions.append(ours)
         teacher_positions.append(theirs)
-    student, teacher = _resample(student.float(), grid), _resample(teacher.float(), grid)
-    if shift is not None and is_copied:
-        teacher = _copy(teacher, *teacher_positions)
-    elif shift is not None:
-        student = _interpolate(_interpolate(student, student_positions[0], dim=2), student_positions[1], dim=3)
-    return AlignedMaps(student, teacher, valid)
+    valid = inside[0][:, :, None] & inside[1][:, None, :]
+    if shift is None:
+        return Overlap(valid)
+    if is_copied:
+        return Overlap(valid, tokens=_tokens_at(*teacher_positions))
+    rows, cols = map(_interpolation_at, student_positions)
+    return Overlap(valid, rows=rows, cols=cols)
 
 
-def shows_image(extent: Tensor, grid: Sequence[int], patches: Sequence[int]) -> Tensor:
-    """Return `(batch, rows, cols)` bool: the positions of a crop's map that show nothing but the image.
+def _shows_image(extent: Tensor, grid: Sides, patches: Sides) -> Tensor:
+    """Return `(images, rows, cols)` bool: the positions of a crop's map that show nothing but the image.
 
     Args:
-        extent: `(batch, 2, 2)`, as in `align_to_teacher`, in this crop.
+        extent: `(images, 2, 2)`, as of `Alignment.of`, in this crop.
         grid: Rows and columns of the map.
         patches: The student's rows and columns of patches in a crop of this size.
     """
     rows, cols = (
-        _is_readable(torch.arange(length, device=extent.device)[None], length, length, count, extent[:, axis])
+        _is_readable(torch.arange(length)[None], length, length, count, extent[:, axis])
         for axis, (length, count) in enumerate(zip(grid, patches, strict=True))
     )
     return rows[:, :, None] & cols[:, None, :]
@@ -124,38 +218,39 @@ def _resample(features: Tensor, grid: tuple[int, int]) -> Tensor:
     return F.interpolate(features, grid, mode="bilinear", align_corners=False)
 
 
-def _copy(features: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
-    """Return `(batch, C, num_rows, num_cols)` features read at other positions; the border is repeated outside.
+def _tokens_at(rows: Tensor, cols: Tensor) -> Tensor:
+    """Return the tokens at other positions of maps, counted over all images; the border is repeated outside.
 
     Args:
-        features: `(batch, C, num_rows, num_cols)`.
-        rows: `(batch, num_rows)` integers.
-        cols: `(batch, num_cols)` integers.
+        rows: `(images, num_rows)` integers.
+        cols: `(images, num_cols)` integers.
     """
-    batch, _, num_rows, num_cols = features.shape
+    (images, num_rows), num_cols = rows.shape, cols.shape[1]
     rows, cols = rows.clamp(0, num_rows - 1)[:, :, None], cols.clamp(0, num_cols - 1)[:, None, :]
-    images = torch.arange(batch, device=rows.device)[:, None, None]
-    tokens = features.movedim(1, -1).flatten(0, 2)  # (batch, C, rows, cols) -> (tokens, C)
-    moved = tokens.index_select(0, ((images * num_rows + rows) * num_cols + cols).flatten())
-    return moved.view(batch, num_rows, num_cols, -1).movedim(-1, 1)
+    first = torch.arange(images)[:, None, None] * num_rows
+    return ((first + rows) * num_cols + cols).flatten().int()
 
 
-def _interpolate(features: Tensor, positions: Tensor, dim: int) -> Tensor:
-    """Return features interpolated linearly at other positions along `dim`; the border is repeated outside.
+def _copy(features: Tensor, tokens: Tensor) -> Tensor:
+    """Return `(batch, C, rows, cols)` features read at other tokens, `(batch * rows * cols,)`."""
+    batch, _, rows, cols = features.shape
+    moved = features.movedim(1, -1).flatten(0, 2).index_select(0, tokens)  # (batch, C, rows, cols) -> (tokens, C)
+    return moved.view(batch, rows, cols, -1).movedim(-1, 1)
 
-    Args:
-        features: `(batch, C, rows, cols)`.
-        positions: `(batch, length)` float64.
-        dim: 2 for rows, 3 for columns.
-    """
-    length = features.shape[dim]
-    lower = positions.floor()
+
+def _interpolation_at(positions: Tensor) -> Interpolation:
+    """Return where positions lie, `(images, length)` float64; the border is repeated outside."""
+    last, lower = positions.shape[1] - 1, positions.floor()
+    neighbors = ((lower + step).long().clamp(0, last) for step in (0, 1))
+    return Interpolation(*neighbors, weight=(positions - lower).float())
+
+
+def _interpolate(features: Tensor, between: Interpolation, dim: int) -> Tensor:
+    """Return `(batch, C, rows, cols)` features interpolated linearly along `dim`: 2 for rows, 3 for columns."""
     shape = [len(features), 1, 1, 1]
-    shape[dim] = length
-
-    def read(index: Tensor) -> Tensor:
-        index = index.long().clamp(0, length - 1).view(shape)
-        return features.gather(dim, index.expand_as(features))
-
-    weight = (positions - lower).to(features.dtype).view(shape)
-    return read(lower) * (1 - weight) + read(lower + 1) * weight
+    shape[dim] = features.shape[dim]
+    lower, upper = (
+        features.gather(dim, index.view(shape).expand_as(features)) for index in (between.lower, between.upper)
+    )
+    weight = between.weight.view(shape)
+    return lower * (1 - weight) + upper * weight

@@ -17,7 +17,7 @@ from modeling_radio.core.imports import find_function
 def mse_feature_loss(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
     """Return the mean squared error between the student's and the standardized teacher's features.
 
-    Shift-equivariant if both maps come from `align_to_teacher`: only positions that both crops show count.
+    Shift-equivariant if both maps come from `Alignment.apply`: only positions that both crops show count.
 
     Args:
         student: `(batch, C, rows, cols)`, output of this teacher's dense head.

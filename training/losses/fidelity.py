@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from modeling_radio.metrics.feature_model import Features
 from modeling_radio.metrics.representation import centered_cosine, mean_cosine
-from modeling_radio.training.losses.alignment import align_to_teacher
+from modeling_radio.training.losses.alignment import on_larger_grid
 
 
 RIDGE = 1e-4
@@ -91,9 +91,9 @@ def adaptor_fidelity(adaptor: Features, teacher: Features) -> Fidelity:
         adaptor: The student's features in the teacher's space.
         teacher: The teacher's own features. The smaller of two different grids is resampled, as in training.
     """
-    maps = align_to_teacher(adaptor.features, teacher.features)
+    maps = on_larger_grid(adaptor.features, teacher.features)
     # (batch, dim, rows, cols) -> (tokens, dim)
-    student, target = (each.flatten(2).transpose(1, 2).flatten(0, 1) for each in (maps.student, maps.teacher))
+    student, target = (each.flatten(2).transpose(1, 2).flatten(0, 1) for each in maps)
     summary = centered_summary = None
     if adaptor.summary is not None and teacher.summary is not None:
         summary = mean_cosine(adaptor.summary, teacher.summary)

@@ -3,11 +3,11 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from modeling_radio.training.losses.alignment import align_to_teacher
+from modeling_radio.training.losses.alignment import Alignment
 from modeling_radio.training.losses.features import comparable, mse_feature_loss
 
 
-def mesa_losses(student: Tensor, average: Tensor, shift: Tensor, extent: Tensor | None = None) -> Tensor:
+def mesa_losses(student: Tensor, average: Tensor, alignment: Alignment) -> Tensor:
     """Return the mean squared distance between normalized features of the student and of its moving average.
 
     Both get a layer norm without learned parameters and are compared where both crops show the image. The features are
@@ -16,8 +16,7 @@ def mesa_losses(student: Tensor, average: Tensor, shift: Tensor, extent: Tensor 
     Args:
         student: `(batch, C, rows, cols)`, features of the backbone.
         average: Same shape, features of the moving average on another crop, without gradients.
-        shift: `(batch, 2)` rows and columns in patches: the average's crop minus the student's.
-        extent: The part of the student's crop that shows the image, as in `align_to_teacher`.
+        alignment: Alignment with the average in place of a teacher.
 
     Returns:
         `(batch,)`, each at most 4: means over channels and over the overlap of the crops.
@@ -32,4 +31,4 @@ def mesa_losses(student: Tensor, average: Tensor, shift: Tensor, extent: Tensor 
         F.layer_norm(features.movedim(1, -1), features.shape[1:2]).movedim(-1, 1)  # over the channels of each token
         for features in comparable(student, average)
     )
-    return mse_feature_loss(*align_to_teacher(student, average, shift, extent=extent))
+    return mse_feature_loss(*alignment.apply(student, average))

@@ -202,6 +202,12 @@ class Recipe(RecipeSection):
                         depths.setdefault(name, []).append(depth)
         return depths
 
+    def dense_factors(self, teacher: str) -> tuple[int, ...]:
+        """Return how many positions along a patch the student's dense heads for a teacher have; those of taps: 1."""
+        (entry,) = [entry for entry in self.teachers if entry.name == teacher]
+        factor = {**self.student.adaptor, **entry.adaptor}.get("upsample_factor", 1)
+        return tuple(dict.fromkeys((factor, 1)))
+
     def refuse_inner_heads(self, where: str) -> None:
         """Refuse losses on inner blocks for a student whose blocks no head can read.
 

@@ -1,12 +1,14 @@
 """Examples from a feature cache: windows and flips of images whose teacher features were computed once."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from modeling_radio.training.losses.alignment import Alignment, Sides
 from modeling_radio.training.recipes.recipe import Recipe, RecipeError
 from modeling_radio.training.targets.examples import Example, Target
 from modeling_radio.training.targets.feature_cache import FeatureCache
@@ -20,6 +22,7 @@ from modeling_radio.training.views.crops import (
     flip,
     flip_shift,
 )
+from modeling_radio.training.views.packed_tensors import PackedTensors
 from modeling_radio.training.views.plan import Grid, PlannedBatch
 
 
@@ -70,21 +73,30 @@ class CachedTargets:
     def _example(self, batch: PlannedBatch) -> Example:
         offsets = draw_window_offsets(batch, "offset", self.patches_per_side)
         images, outputs = self.cache.images(batch.indices), self.cache.outputs(batch.indices)
-        targets = {
-            name: Target(
-                summary=None if summary is None else summary.to(self.device, non_blocking=True).float(),
-                features=[features.float() for features in self._windows(features, batch, offsets)],
-                shifts=None,
-            )
-            for name, (summary, features) in outputs.items()
-            if name in batch.teachers
-        }
+        targets = {}
+        for name, (summary, features) in outputs.items():
+            if name in batch.teachers:
+                windows = [maps.float() for maps in self._windows(features, batch, offsets)]
+                on_device = None if summary is None else summary.to(self.device, non_blocking=True).float()
+                targets[name] = Target(on_device, windows, self._alignments(name, windows, batch))
         pixel_values = self._student_images(images, batch, offsets)
         if not self.recipe.has_mesa(batch.step):
             return Example(pixel_values, targets)
         moved, shifts = self._other_windows(batch, offsets)
         average = self._student_images(images, batch, moved)
-        return Example(pixel_values, targets, ema_pixels=average, ema_shifts=shifts)
+        alignments = [
+            Alignment.of(shape.grid, [shape.grid], shape.grid, shift)
+            for (shape, _), shift in zip(batch.groups, shifts, strict=True)
+        ]
+        return Example(pixel_values, targets, average, PackedTensors.of(alignments).to(self.device))
+
+    def _alignments(self, name: str, windows: Sequence[Tensor], batch: PlannedBatch) -> list[Alignment]:
+        """Return for each group the alignment of a teacher's windows with the student's maps of the same windows."""
+        factors, alignments = self.recipe.dense_factors(name), []
+        for (shape, _), maps in zip(batch.groups, windows, strict=True):
+            heads = tuple((shape.grid.rows * factor, shape.grid.cols * factor) for factor in factors)
+            alignments.append(_align_windows((maps.shape[2], maps.shape[3]), heads, shape.grid, self.device))
+        return alignments
 
     def _other_windows(self, batch: PlannedBatch, offsets: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return offsets of other windows for the moving average, and their shifts from the student's in tokens.
@@ -99,7 +111,7 @@ class CachedTargets:
             behind = self.patches_per_side - window - offsets[group]
             shift = draw_other_position(number[group], offsets[group] * grid // window, behind * grid // window)
             moved[group] += shift * window / grid
-            shifts.append(flip_shift(shift, is_flipped[group]).to(self.device, non_blocking=True))
+            shifts.append(flip_shift(shift, is_flipped[group]))
         return moved, shifts
 
     def _windows(self, maps: Tensor, batch: PlannedBatch, offsets: Tensor) -> list[Tensor]:
@@ -123,3 +135,9 @@ class CachedTargets:
                 pixels = F.interpolate(pixels, size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
             pixel_values.append(change_colors(pixels, contrast[group], brightness[group]))
         return pixel_values
+
+
+@cache
+def _align_windows(sides: Sides, heads: tuple[Sides, ...], patches: Sides, device: torch.device) -> Alignment:
+    """Return the alignment of maps of one window, the same for all images."""
+    return PackedTensors.of(Alignment.of(sides, heads, patches)).to(device)

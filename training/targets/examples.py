@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
+from modeling_radio.training.losses.alignment import Alignment
 from modeling_radio.training.views.plan import PlannedBatch
 
 
@@ -14,15 +15,17 @@ class Target(NamedTuple):
     Attributes:
         summary: `(batch, summary_dim)`, or None.
         features: For each group of the batch `(images, feature_dim, rows, cols)`, not standardized.
-        shifts: For each group `(images, 2)` rows and columns in student patches: the teacher's crop minus the
-            student's; None if both show the same.
-        shown: For each group `(images, rows, cols)` bool: positions that show nothing but the image; None if all do.
+        alignments: For each group, where the student's maps and these show the same.
     """
 
     summary: Tensor | None
     features: list[Tensor]
-    shifts: list[Tensor] | None
-    shown: list[Tensor] | None = None
+    alignments: list[Alignment]
+
+    @property
+    def shown(self) -> list[Tensor] | None:
+        """For each group `(images, rows, cols)` bool: positions that show nothing but the image; None if all do."""
+        return [each.shown for each in self.alignments if each.shown is not None] or None
 
     def is_finite(self) -> bool:
         """Return whether all numbers are finite."""
@@ -39,17 +42,13 @@ class Example(NamedTuple):
             without a summary, by `modeling_radio.training.recipes.sections.target_name`.
         ema_pixels: Other crops for the student's moving average, as `pixel_values` and with the same changes of
             color; None in steps without a MESA loss.
-        ema_shifts: For each group `(images, 2)` rows and columns in student patches: the average's crop minus the
-            student's.
-        extents: For each group the part of the student's crops that shows the image, as `extent` of
-            `align_to_teacher`; None if no crop reaches beyond it.
+        ema_alignments: For each group, where the backbone's maps of the student and of its average show the same.
     """
 
     pixel_values: list[Tensor]
     targets: dict[str, Target]
-    extents: list[Tensor] | None = None
     ema_pixels: list[Tensor] | None = None
-    ema_shifts: list[Tensor] | None = None
+    ema_alignments: list[Alignment] | None = None
 
 
 class TargetSource(Protocol):

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from modeling_radio.training.data.decoding import ImageSize
 from modeling_radio.training.data.image_table import Images
-from modeling_radio.training.losses.alignment import shows_image
 from modeling_radio.training.recipes.recipe import Recipe
 from modeling_radio.training.recipes.sections import target_name
 from modeling_radio.training.targets.examples import Example, Target
@@ -17,10 +16,10 @@ from modeling_radio.training.teachers.base import Teacher, by_network, split_out
 from modeling_radio.training.views.crops import (
     AVERAGE,
     STUDENT,
-    Crops,
+    ComparedMaps,
     CropSpec,
+    GroupCrops,
     change_colors,
-    crop_shifts,
     draw_colors,
     plan_crops,
 )
@@ -28,7 +27,7 @@ from modeling_radio.training.views.loaders import PartitionStreams, build_view_l
 from modeling_radio.training.views.plan import Grid, PlannedBatch
 
 
-CroppedBatch = tuple[PlannedBatch, list[Crops]]
+CroppedBatch = tuple[PlannedBatch, list[GroupCrops]]
 """A batch, and the crops of each of its groups."""
 
 
@@ -98,11 +97,12 @@ class OnlineTargets:
 
     def _plan_crops(self, batch: PlannedBatch) -> list[CropSpec]:
         """Return the crops of each image for the student, the teachers and, if MESA is due, the moving average."""
-        sizes = {STUDENT: self._student_sizes}
-        sizes |= {names[0]: self._input_sizes(names[0]) for names in self._by_network(batch.teachers)}
+        networks = self._by_network(batch.teachers)
+        sizes = {STUDENT: self._student_sizes, **{names[0]: self._input_sizes(names[0]) for names in networks}}
+        maps = {names[0]: self._compared_maps(names) for names in networks}
         if self.recipe.has_mesa(batch.step):
-            sizes[AVERAGE] = self._student_sizes
-        return plan_crops(batch, self.recipe, sizes)
+            sizes[AVERAGE], maps[AVERAGE] = self._student_sizes, lambda grid: ComparedMaps(grid, (grid,))
+        return plan_crops(batch, self.recipe, sizes, maps)
 
     def _plan_student_crops(self, batch: PlannedBatch) -> list[CropSpec]:
         return plan_crops(batch, self.recipe, {STUDENT: self._student_sizes})
@@ -113,40 +113,35 @@ class OnlineTargets:
     def _input_sizes(self, name: str) -> Callable[[Grid], tuple[ImageSize, ...]]:
         return lambda grid: self.teachers[name].input_sizes(*grid)
 
+    def _compared_maps(self, names: Sequence[str]) -> Callable[[Grid], ComparedMaps]:
+        """Return the maps of the teachers of one network, and of the student's heads for them."""
+        factors = dict.fromkeys(factor for name in names for factor in self.recipe.dense_factors(name))
+
+        def compared_maps(grid: Grid) -> ComparedMaps:
+            own = self.teachers[names[0]].output_sides(*grid)
+            return ComparedMaps(own, tuple((grid.rows * factor, grid.cols * factor) for factor in factors))
+
+        return compared_maps
+
     def _by_network(self, names: Iterable[str]) -> list[list[str]]:
         """Return teachers by network, which get the crop of the first one; sharded ones in the order of all ranks."""
         networks = by_network({name: self.teachers[name] for name in names})
         return sorted(networks, key=lambda own: calls.turn if (calls := self.teachers[own[0]].equal_calls) else -1)
 
-    def _example(self, batch: PlannedBatch, groups: list[Crops], targets: dict[str, Target]) -> Example:
-        images, extents = self._student_images(STUDENT, batch, groups), self._extents(STUDENT, batch, groups)
+    def _example(self, batch: PlannedBatch, groups: list[GroupCrops], targets: dict[str, Target]) -> Example:
+        images = self._student_images(STUDENT, batch, groups)
         if not self.recipe.has_mesa(batch.step):
-            return Example(images, targets, extents)
+            return Example(images, targets)
         average = self._student_images(AVERAGE, batch, groups)
-        return Example(images, targets, extents, average, self._shifts(AVERAGE, batch))
+        return Example(images, targets, average, [crops.alignments[AVERAGE] for crops in groups])
 
-    def _student_images(self, consumer: str, batch: PlannedBatch, groups: list[Crops]) -> list[Tensor]:
+    def _student_images(self, consumer: str, batch: PlannedBatch, groups: list[GroupCrops]) -> list[Tensor]:
         """Return the images of the student or its average, with changed colors, in [0, 1]."""
         contrast, brightness = draw_colors(batch, self.recipe.views)
         return [
             change_colors(self._pixels(crops.pixels[consumer][0]), contrast[group], brightness[group])
             for (_, group), crops in zip(batch.groups, groups, strict=True)
         ]
-
-    def _shifts(self, consumer: str, batch: PlannedBatch) -> list[Tensor]:
-        """Return for each group a network's crops minus the student's, `(images, 2)` in patches."""
-        return self._by_group(self._displacement(consumer, batch) - self._displacement(STUDENT, batch), batch)
-
-    def _extents(self, consumer: str, batch: PlannedBatch, groups: list[Crops]) -> list[Tensor]:
-        """Return for each group the part of a network's crops that shows the image, `(images, 2, 2)`."""
-        crops = torch.cat([each.extent for each in groups])
-        return self._by_group(crops - self._displacement(consumer, batch)[:, :, None], batch)
-
-    def _displacement(self, consumer: str, batch: PlannedBatch) -> Tensor:
-        return crop_shifts(batch, consumer, self.recipe.views)
-
-    def _by_group(self, values: Tensor, batch: PlannedBatch) -> list[Tensor]:
-        return [values[group].to(self.device, non_blocking=True) for _, group in batch.groups]
 
     def _targets(self, names: list[str], parts: list[CroppedBatch]) -> dict[str, list[Target]]:
         """Run a network once for some parts of a step.
@@ -165,17 +160,13 @@ class OnlineTargets:
         readers = [self.teachers[name] for name in names]
         outputs = iter([split_output(joint, readers) for joint in readers[0](inputs, readers)])
         targets: dict[str, list[Target]] = {}
-        for batch, groups in parts:
-            shifts, extents = self._shifts(consumer, batch), self._extents(consumer, batch, groups)
+        for _, groups in parts:
+            alignments = [crops.alignments[consumer] for crops in groups]
             for name, own in zip(names, zip(*islice(outputs, len(groups)), strict=True), strict=True):
                 summaries = [summary for summary, _ in own if summary is not None]
-                shown = [
-                    shows_image(extent, maps[0].shape[2:], crops.grid)
-                    for extent, (_, maps), crops in zip(extents, own, groups, strict=True)
-                ]
                 for index, depth in enumerate((1.0, *self.recipe.inner_depths().get(name, []))):
                     summary = torch.cat(summaries) if summaries and not index else None
-                    target = Target(summary, [maps[index] for _, maps in own], shifts, shown)
+                    target = Target(summary, [maps[index] for _, maps in own], alignments)
                     targets.setdefault(target_name(name, depth), []).append(target)
         return targets
 

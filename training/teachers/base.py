@@ -295,6 +295,11 @@ class Teacher(nn.Module):
         """
         return self.mode.input_sizes(rows, cols)
 
+    def output_sides(self, rows: int, cols: int) -> tuple[int, int]:
+        """Return rows and columns of its features for an image of `rows` x `cols` patches: of the last input size."""
+        height, width = self.input_sizes(rows, cols)[-1]
+        return height // self.patch_size, width // self.patch_size
+
     @torch.no_grad()
     def forward(
         self, groups: Sequence[Sequence[Tensor]], readers: Sequence[Teacher] | None = None

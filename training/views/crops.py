@@ -13,7 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from modeling_radio.training.data.decoding import DRAFT_GAP, ImageSize, to_tensor
+from modeling_radio.training.losses.alignment import Alignment, Sides
 from modeling_radio.training.recipes.recipe import PartitionRecipe, Recipe, RecipeError, ViewsRecipe
+from modeling_radio.training.views.packed_tensors import PackedTensors
 from modeling_radio.training.views.plan import Grid, PlannedBatch
 
 
@@ -33,6 +35,13 @@ class _Region(NamedTuple):
     width: float
 
 
+class ComparedMaps(NamedTuple):
+    """Rows and columns of a consumer's map, and of the student's maps that are compared with it."""
+
+    own: Sides
+    student: tuple[Sides, ...]
+
+
 class CropSpec(NamedTuple):
     """The crops that are wanted of one image.
 
@@ -43,6 +52,7 @@ class CropSpec(NamedTuple):
         is_flipped: Whether the image is mirrored.
         shifts: By consumer, the rows and columns of patches by which its crop is displaced from the region.
         sizes: By consumer, the sizes of its input, height and width in pixels.
+        maps: By consumer, for those whose maps are compared with the student's.
     """
 
     numbers: tuple[float, float, float, float]
@@ -51,10 +61,11 @@ class CropSpec(NamedTuple):
     is_flipped: bool
     shifts: dict[str, tuple[int, int]]
     sizes: dict[str, tuple[ImageSize, ...]]
+    maps: Mapping[str, ComparedMaps] = {}
 
 
 class Crops(NamedTuple):
-    """Crops of one image for each consumer, or of several images of one grid, which add a first dimension.
+    """Crops of one image for each consumer.
 
     Attributes:
         grid: The student's patches.
@@ -68,39 +79,64 @@ class Crops(NamedTuple):
     extent: Tensor
 
 
+class GroupCrops(NamedTuple):
+    """Crops of several images of one grid.
+
+    Attributes:
+        pixels: By consumer, uint8 `(images, 3, height, width)` for each of its sizes.
+        alignments: By consumer whose maps are compared with the student's.
+    """
+
+    pixels: dict[str, tuple[Tensor, ...]]
+    alignments: dict[str, Alignment]
+
+
+def align_crops(crops: Sequence[Crops], specs: Sequence[CropSpec]) -> dict[str, Alignment]:
+    """Return by consumer the alignment of its maps with the student's, for images of one grid."""
+    maps, grid = specs[0].maps, specs[0].grid
+    shifts = {name: torch.tensor([spec.shifts[name] for spec in specs]) for name in (STUDENT, *maps)}
+    extent = torch.stack([each.extent for each in crops]) - shifts[STUDENT][:, :, None]
+    return {
+        name: Alignment.of(compared.own, compared.student, grid, shifts[name] - shifts[STUDENT], extent)
+        for name, compared in maps.items()
+    }
+
+
 class CropsBatch(NamedTuple):
     """Crops of a batch in two tensors, because each tensor that travels between processes is an open file.
 
     Attributes:
         pixels: Pixels of all images, consumers and sizes, one after the other.
-        extents: `(images, 2, 2)`.
+        alignments: For neighbors of one grid, by consumer.
         consumers: Their names.
-        groups: For neighbors of one grid: the grid, their number, and by consumer the sizes.
+        groups: For neighbors of one grid: their number, and by consumer the sizes.
     """
 
     pixels: Tensor
-    extents: Tensor
+    alignments: PackedTensors
     consumers: tuple[str, ...]
-    groups: list[tuple[Grid, int, dict[str, tuple[ImageSize, ...]]]]
+    groups: list[tuple[int, dict[str, tuple[ImageSize, ...]]]]
 
     @classmethod
-    def of(cls, crops: Sequence[Crops]) -> CropsBatch:
-        """Join the crops of images, in order; all images have the same consumers."""
+    def of(cls, crops: Sequence[Crops], specs: Sequence[CropSpec]) -> CropsBatch:
+        """Join the crops of images, in order, with what was wanted of each; all images have the same consumers."""
         consumers = tuple(crops[0].pixels)
-        parts, groups = [], []
-        for grid, neighbors in groupby(crops, key=lambda each: each.grid):
+        parts, groups, alignments, first = [], [], [], 0
+        for _, neighbors in groupby(crops, key=lambda each: each.grid):
             group = list(neighbors)
+            alignments.append(align_crops(group, specs[first : first + len(group)]))
+            first += len(group)
             sizes = {name: tuple(tuple(each.shape[1:]) for each in group[0].pixels[name]) for name in consumers}
-            groups.append((grid, len(group), sizes))
+            groups.append((len(group), sizes))
             for consumer in consumers:
                 for index in range(len(sizes[consumer])):
                     parts += [each.pixels[consumer][index].flatten() for each in group]
-        return cls(torch.cat(parts), torch.stack([each.extent for each in crops]), consumers, groups)
+        return cls(torch.cat(parts), PackedTensors.of(alignments), consumers, groups)
 
-    def split(self) -> list[Crops]:
-        """Return the crops of each group, which share this memory."""
-        found, first, image = [], 0, 0
-        for grid, count, sizes in self.groups:
+    def split(self, device: torch.device) -> list[GroupCrops]:
+        """Return the crops of each group, whose pixels share this memory, with their alignments on a device."""
+        found, first = [], 0
+        for (count, sizes), alignments in zip(self.groups, self.alignments.to(device), strict=True):
             pixels = {}
             for consumer in self.consumers:
                 own = []
@@ -109,8 +145,7 @@ class CropsBatch(NamedTuple):
                     own.append(self.pixels[first:stop].view(count, 3, height, width))
                     first = stop
                 pixels[consumer] = tuple(own)
-            found.append(Crops(grid, pixels, self.extents[image : image + count]))
-            image += count
+            found.append(GroupCrops(pixels, alignments))
         return found
 
 
@@ -199,7 +234,10 @@ def _resized(pil_image: Image.Image, crop: _Region, size: ImageSize, *, is_flipp
 
 
 def plan_crops(
-    batch: PlannedBatch, recipe: Recipe, sizes: Mapping[str, Callable[[Grid], tuple[ImageSize, ...]]]
+    batch: PlannedBatch,
+    recipe: Recipe,
+    sizes: Mapping[str, Callable[[Grid], tuple[ImageSize, ...]]],
+    maps: Mapping[str, Callable[[Grid], ComparedMaps]] = {},
 ) -> list[CropSpec]:
     """Return the crops of each image of a batch: one region for all consumers, which are displaced from it.
 
@@ -208,12 +246,15 @@ def plan_crops(
         recipe: Bounds of regions, shifts and flips.
         sizes: By consumer (the student, its average, the first teacher of each network), a function from the student's
             grid to the sizes of the consumer's input in pixels.
+        maps: By consumer, a function from the student's grid to the maps that are compared.
     """
     scales = next(
         each.crop_scale or recipe.views.crop_scale for each in recipe.partitions if each.name == batch.partition
     )
     shifts = {name: crop_shifts(batch, name, recipe.views).tolist() for name in sizes}
-    sizes_of = {shape.grid: {name: of_grid(shape.grid) for name, of_grid in sizes.items()} for shape, _ in batch.groups}
+    grids = [shape.grid for shape, _ in batch.groups]
+    sizes_of = {grid: {name: of_grid(grid) for name, of_grid in sizes.items()} for grid in grids}
+    maps_of = {grid: {name: of_grid(grid) for name, of_grid in maps.items()} for grid in grids}
     regions, flips = batch.uniform("region", 4).tolist(), draw_flips(batch, recipe.views).tolist()
     return [
         CropSpec(
@@ -223,6 +264,7 @@ def plan_crops(
             is_flipped,
             {name: tuple(shifts[name][row]) for name in sizes},
             sizes_of[shape.grid],
+            maps_of[shape.grid],
         )
         for row, (region, shape, is_flipped) in enumerate(zip(regions, batch.shapes, flips, strict=True))
     ]

@@ -21,7 +21,7 @@ from modeling_radio.training.data.decoding import EncodedImage, LeastScale, Skip
 from modeling_radio.training.data.image_stream import ImageStream, open_image_stream
 from modeling_radio.training.data.image_table import Images
 from modeling_radio.training.recipes.recipe import Recipe
-from modeling_radio.training.views.crops import Crops, CropsBatch, CropSpec, cut_crops, least_scale
+from modeling_radio.training.views.crops import CropsBatch, CropSpec, GroupCrops, cut_crops, least_scale
 from modeling_radio.training.views.plan import PlannedBatch, divide_ranks, used_px
 
 
@@ -40,8 +40,8 @@ Note = TypeVar("Note")
 class ViewLoader(Protocol):
     """Loads the views of planned batches, in order, ahead of time."""
 
-    def views(self, plan: PlanBatches, crop_specs: CropSpecs) -> Iterator[tuple[PlannedBatch, list[Crops]]]:
-        """Yield each batch with the views of each of its groups.
+    def views(self, plan: PlanBatches, crop_specs: CropSpecs) -> Iterator[tuple[PlannedBatch, list[GroupCrops]]]:
+        """Yield each batch with the views of each of its groups, and their alignments on the device of the run.
 
         The data workers crop and resize each crop once, so only the pixels that a consumer takes in travel.
 
@@ -97,10 +97,9 @@ def build_view_loader(images: Images | PartitionStreams, recipe: Recipe, device:
         recipe: The recipe.
         device: Device of the run; for a GPU the views are put in page-locked memory.
     """
-    is_pinned = device.type == "cuda"
     if isinstance(images, PartitionStreams):
-        return IterableViewLoader(images, recipe, pin_memory=is_pinned)
-    return MapStyleViewLoader(images, recipe, pin_memory=is_pinned)
+        return IterableViewLoader(images, recipe, device)
+    return MapStyleViewLoader(images, recipe, device)
 
 
 class MapStyleViewLoader:
@@ -109,15 +108,15 @@ class MapStyleViewLoader:
     Args:
         images: uint8 `(3, height, width)`, RGB, any size.
         recipe: The recipe.
-        pin_memory: Put the views in page-locked memory, for a GPU.
+        device: Device of the run.
     """
 
-    def __init__(self, images: Images, recipe: Recipe, *, pin_memory: bool = False) -> None:
-        self.dataset, self.recipe, self.pin_memory = _MapStyleViews(images, recipe), recipe, pin_memory
+    def __init__(self, images: Images, recipe: Recipe, device: torch.device = CPU) -> None:
+        self.dataset, self.recipe, self.device = _MapStyleViews(images, recipe), recipe, device
 
-    def views(self, plan: PlanBatches, crop_specs: CropSpecs) -> Iterator[tuple[PlannedBatch, list[Crops]]]:
+    def views(self, plan: PlanBatches, crop_specs: CropSpecs) -> Iterator[tuple[PlannedBatch, list[GroupCrops]]]:
         requests = ((batch, list(zip(batch.indices, crop_specs(batch), strict=True))) for batch in plan())
-        yield from _load_ahead(self.dataset, requests, self.recipe, pin_memory=self.pin_memory)
+        yield from _load_ahead(self.dataset, requests, self.recipe, self.device)
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -134,14 +133,14 @@ class IterableViewLoader:
     Args:
         streams: The streams of this rank.
         recipe: The recipe.
-        pin_memory: Put the views in page-locked memory, for a GPU.
+        device: Device of the run.
     """
 
-    def __init__(self, streams: PartitionStreams, recipe: Recipe, *, pin_memory: bool = False) -> None:
-        self.streams, self.recipe, self.pin_memory = streams, recipe, pin_memory
+    def __init__(self, streams: PartitionStreams, recipe: Recipe, device: torch.device = CPU) -> None:
+        self.streams, self.recipe, self.device = streams, recipe, device
         self._state = _states(streams.streams)
 
-    def views(self, plan: PlanBatches, crop_specs: CropSpecs) -> Iterator[tuple[PlannedBatch, list[Crops]]]:
+    def views(self, plan: PlanBatches, crop_specs: CropSpecs) -> Iterator[tuple[PlannedBatch, list[GroupCrops]]]:
         reader = DataLoader(
             _StreamReader(self.streams.streams, self._state, plan, crop_specs),
             batch_size=None,
@@ -150,7 +149,7 @@ class IterableViewLoader:
             worker_init_fn=ignore_stop_signals,
         )
         dataset = _IterableViews(self.recipe, self.streams.skipped)
-        for (batch, state), crops in _load_ahead(dataset, reader, self.recipe, pin_memory=self.pin_memory):
+        for (batch, state), crops in _load_ahead(dataset, reader, self.recipe, self.device):
             self._state = state
             yield batch, crops
 
@@ -193,8 +192,8 @@ def _num_sources(states: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _load_ahead(
-    dataset: Dataset[CropsBatch], requests: Iterable[tuple[Note, Any]], recipe: Recipe, *, pin_memory: bool
-) -> Iterator[tuple[Note, list[Crops]]]:
+    dataset: Dataset[CropsBatch], requests: Iterable[tuple[Note, Any]], recipe: Recipe, device: torch.device
+) -> Iterator[tuple[Note, list[GroupCrops]]]:
     """Yield the views of each request, which data workers make, with the note that came with it.
 
     Requests are read ahead of the views; the notes wait in a queue for them.
@@ -213,10 +212,10 @@ def _load_ahead(
         sampler=without_notes(),
         num_workers=recipe.data.num_workers,
         worker_init_fn=ignore_stop_signals,
-        pin_memory=pin_memory,
+        pin_memory=device.type == "cuda",
     )
     for crops in loader:
-        yield notes.popleft(), crops.split()
+        yield notes.popleft(), crops.split(device)
 
 
 def _unchanged(item: Any) -> Any:
@@ -231,7 +230,8 @@ class _MapStyleViews(Dataset[CropsBatch]):
         self.images, self.recipe = images, recipe
 
     def __getitem__(self, index: Sequence[tuple[int, CropSpec]]) -> CropsBatch:
-        return CropsBatch.of([cut_crops(self._image(number, spec), spec, self.recipe.views) for number, spec in index])
+        crops = [cut_crops(self._image(number, spec), spec, self.recipe.views) for number, spec in index]
+        return CropsBatch.of(crops, [spec for _, spec in index])
 
     def _image(self, number: int, spec: CropSpec) -> Tensor:
         scale = _scale_for(spec, self.recipe)
@@ -277,9 +277,8 @@ class _IterableViews(Dataset[CropsBatch]):
 
     def __getitem__(self, index: _StreamRequest) -> CropsBatch:
         pixels = (self._first_decoded(index, slot) for slot in range(len(index.crop_specs)))
-        return CropsBatch.of(
-            [cut_crops(*each, self.recipe.views) for each in zip(pixels, index.crop_specs, strict=True)]
-        )
+        crops = [cut_crops(*each, self.recipe.views) for each in zip(pixels, index.crop_specs, strict=True)]
+        return CropsBatch.of(crops, index.crop_specs)
 
     def _first_decoded(self, request: _StreamRequest, slot: int) -> Tensor:
         """Decode an image of a request, or a spare one where it cannot be decoded."""

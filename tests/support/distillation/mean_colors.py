@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from modeling_radio.training.data import image_table
 from modeling_radio.training.distillation.step import mesa_loss
+from modeling_radio.training.losses.alignment import Alignment
 from modeling_radio.training.recipes.recipe import MesaRecipe, Recipe, ViewsRecipe
 from modeling_radio.training.targets.examples import TargetSource
 from modeling_radio.training.targets.feature_cache import (
@@ -18,7 +19,7 @@ from modeling_radio.training.targets.feature_cache import (
     write_feature_cache,
 )
 from modeling_radio.training.teachers.outputs import TeacherOutput
-from modeling_radio.training.views.plan import BatchPlan
+from modeling_radio.training.views.plan import BatchPlan, Grid
 
 
 PATCH = 16
@@ -38,6 +39,9 @@ class MeanColor(nn.Module):
 
     def input_sizes(self, rows: int, cols: int) -> tuple[tuple[int, int], ...]:
         return ((rows * PATCH, cols * PATCH),)
+
+    def output_sides(self, rows: int, cols: int) -> tuple[int, int]:
+        return rows * PATCH // self.patch_px, cols * PATCH // self.patch_px
 
     def forward(self, groups: Sequence[Sequence[Tensor]], readers: Sequence["MeanColor"]) -> list[TeacherOutput]:
         return [self.extract_features(*group) for group in groups]
@@ -85,6 +89,20 @@ def open_cache(recipe: Recipe, folder: Path) -> FeatureCache:
     return FeatureCache(folder, contents)
 
 
+def shifts_of(alignment: Alignment, patches: Grid | None = None) -> Tensor:
+    """Return `(images, 2)` patches from the student's crops to others, as the copied tokens tell.
+
+    Args:
+        alignment: Its first map of the student counts.
+        patches: The student's; None where it has one for each position.
+    """
+    overlap = next(iter(alignment.overlaps.values()))
+    images, rows, cols = overlap.valid.shape
+    tokens = overlap.tokens.view(images, rows, cols) - rows * cols * torch.arange(images)[:, None, None]
+    moves = torch.stack([torch.arange(rows)[:, None] - tokens // cols, torch.arange(cols) - tokens % cols], dim=1)
+    return (moves.amax((2, 3)) + moves.amin((2, 3))) // (1 if patches is None else rows // patches.rows)
+
+
 def mesa_of(source: TargetSource, recipe: Recipe) -> list[float]:
     """Run the mean colors as student and as average alike over the steps of a plan."""
     plan, network = BatchPlan(recipe, NUM_IMAGES, patch_size=PATCH), MeanColor()
@@ -96,7 +114,7 @@ def mesa_of(source: TargetSource, recipe: Recipe) -> list[float]:
             [network.extract_features(pixels).features for pixels in groups]
             for groups in (example.pixel_values, example.ema_pixels)
         )
-        losses.append(mesa_loss(student, average, example.ema_shifts, example.extents).item())
+        losses.append(mesa_loss(student, average, example.ema_alignments).item())
     return losses
 
 
@@ -109,6 +127,6 @@ def check_the_average_view(source: TargetSource, recipe: Recipe) -> None:
     examples = [
         example for _, example in source.examples(lambda: BatchPlan(recipe, NUM_IMAGES, patch_size=PATCH).steps(2, 6))
     ]
-    shifts = torch.cat([shift for example in examples for shift in example.ema_shifts])
+    shifts = torch.cat([shifts_of(each) for example in examples for each in example.ema_alignments])
     assert shifts.any(0).all()
     assert shifts.any(1).all()  # in no image the student's own crop

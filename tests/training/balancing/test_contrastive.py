@@ -85,7 +85,7 @@ def batch_of(rows: tuple[int, ...], total: int) -> PlannedBatch:
 
 
 def example_of(summaries: torch.Tensor) -> Example:
-    return Example([], {"a": Target(summaries, [], None)})
+    return Example([], {"a": Target(summaries, [], [])})
 
 
 def contrastive_of(bank_size: int) -> SummaryContrastiveLoss:
@@ -102,7 +102,7 @@ def test_summaries_of_earlier_steps_are_candidates_too() -> None:
         contrastive.begin_step(0, [(batch, example_of(earlier))])
         contrastive.end_step({}, is_skipped=False)
         contrastive.begin_step(1, [(batch, example_of(teacher))])
-        losses[size] = contrastive.losses("a", student, Target(teacher, [], None))
+        losses[size] = contrastive.losses("a", student, Target(teacher, [], []))
         candidates = torch.cat([teacher, earlier[: 4 if size else 0]])
         mean = torch.cat([teacher, earlier]).mean(0)
         torch.testing.assert_close(

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +20,7 @@ import pytest
 import torch
 from accelerate.utils import LoggerType
 from filelock import FileLock
+from mean_colors import shifts_of
 from safetensors.torch import load_file, save, save_file
 from tiny_distillation import (
     PACKED,
@@ -43,10 +44,10 @@ from modeling_radio.core.manifests import CheckpointError, write_manifest
 from modeling_radio.core.ranks import STEP_TIMEOUT, TIMEOUT
 from modeling_radio.model_cards.lineage import Lineage
 from modeling_radio.training.distill import main
-from modeling_radio.training.distillation import bad_steps, checkpoints, inputs, step, trainer
+from modeling_radio.training.distillation import bad_steps, checkpoints, inputs, trainer
 from modeling_radio.training.distillation.checkpoints import list_checkpoints
 from modeling_radio.training.distillation.tracking import read_series
-from modeling_radio.training.losses.alignment import AlignedMaps, align_to_teacher
+from modeling_radio.training.losses.alignment import AlignedMaps, Alignment
 from modeling_radio.training.planning.memory import with_parts
 from modeling_radio.training.recipes.recipe import RecipeError, load_recipe
 from modeling_radio.training.student.parameters import is_of_trunk
@@ -703,18 +704,18 @@ def test_ranks_wait_a_day_but_for_the_steps_between(recipe_file: str, monkeypatc
 
 
 def test_shifts_count_patches_where_heads_are_finer(recipe_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
+    seen, apply = [], Alignment.apply
 
-    def recorded(
-        student: Tensor, teacher: Tensor, shift: Tensor, patches: Sequence[int], extent: Tensor
-    ) -> AlignedMaps:
-        calls.append((tuple(student.shape[2:]), patches, bool(shift.any())))
-        return align_to_teacher(student, teacher, shift, patches, extent)
+    def recorded(alignment: Alignment, student: Tensor, teacher: Tensor) -> AlignedMaps:
+        seen.append((tuple(student.shape[2:]), shifts_of(alignment)))
+        return apply(alignment, student, teacher)
 
-    monkeypatch.setattr(step, "align_to_teacher", recorded)
+    monkeypatch.setattr(Alignment, "apply", recorded)
     distil(recipe_file, "run", "student.adaptor.upsample_factor=2", "partitions.low.sizes_px=[64]", stop_at=2)
-    assert {(cells, tuple(patches)) for cells, patches, _ in calls} == {((8, 8), (4, 4))}
-    assert any(is_shifted for *_, is_shifted in calls)
+    positions = torch.cat([each for _, each in seen])
+    assert {cells for cells, _ in seen} == {(8, 8)}
+    assert positions.any()
+    assert not (positions % 2).any()
 
 
 def test_ctrl_c_in_mid_training_ends_with_a_checkpoint(recipe_file: str) -> None:

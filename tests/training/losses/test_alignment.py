@@ -5,8 +5,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from modeling_radio.training.losses.alignment import align_to_teacher, shows_image
+from modeling_radio.training.losses.alignment import AlignedMaps, Alignment
 from modeling_radio.training.losses.features import mse_feature_loss
+
+
+def align(
+    student: Tensor,
+    teacher: Tensor,
+    shift: Tensor | None = None,
+    patches: tuple[int, int] | None = None,
+    extent: Tensor | None = None,
+) -> AlignedMaps:
+    sides, own = tuple(teacher.shape[2:]), tuple(student.shape[2:])
+    return Alignment.of(sides, [own], patches or own, shift, extent).apply(student, teacher)
 
 
 SHIFTS = list(itertools.product([-2, 0, 1, 6], [-3, 0, 2]))
@@ -19,11 +30,11 @@ def test_student_that_equals_the_shifted_teacher_has_no_loss(positions_per_patch
     world = torch.randn(len(SHIFTS), 3, 4 * side, 4 * side)
     student, corner = world[:, :, side : 2 * side, side : 2 * side], side + positions_per_patch * shifts
     crops = [each[:, row : row + side, col : col + side] for each, (row, col) in zip(world, corner, strict=True)]
-    maps = align_to_teacher(student, torch.stack(crops), shifts, patches=(6, 6))
+    maps = align(student, torch.stack(crops), shifts, patches=(6, 6))
     assert mse_feature_loss(*maps).tolist() == [0.0] * len(SHIFTS)
     overlaps = (side - positions_per_patch * shifts.abs()).clamp(min=0).prod(1)
     assert torch.equal(maps.valid.sum((1, 2)), overlaps)
-    wrong = mse_feature_loss(*align_to_teacher(student, torch.stack(crops), shifts - 1, patches=(6, 6)))
+    wrong = mse_feature_loss(*align(student, torch.stack(crops), shifts - 1, patches=(6, 6)))
     assert (wrong[overlaps > 4 * positions_per_patch**2] > 0.3).all()
 
 
@@ -42,7 +53,7 @@ def test_perfect_student_errs_nowhere(student_side: int, teacher_side: int, shif
     """Interpolation is exact for a ramp between the centers of positions, and wrong beyond the outermost ones."""
     student, patch = ramp_of(student_side), 6 / student_side
     teacher = ramp_of(teacher_side, *(patch * each for each in shift or (0, 0)))
-    maps = align_to_teacher(student, teacher, None if shift is None else torch.tensor([shift]))
+    maps = align(student, teacher, None if shift is None else torch.tensor([shift]))
     assert maps.student.shape[2] == maps.teacher.shape[2] == max(student_side, teacher_side)
     errors = (maps.student - maps.teacher).abs()[:, 0]
     assert errors[maps.valid].max() < 1e-4
@@ -55,16 +66,18 @@ def test_positions_beside_the_image_do_not_matter(student_side: int, teacher_sid
     """The image begins at the second row of the student's patches: the values above it could be any."""
     student, teacher = ramp_of(student_side), ramp_of(teacher_side, shift * 6 / student_side)
     shifts, extent = torch.tensor([[shift, 0]]), torch.tensor([[[1, 99], [-99, 99]]])
-    plain = align_to_teacher(student, teacher, shifts)
+    plain = align(student, teacher, shifts)
     student[:, :, :1] = 1e6
-    teacher[~shows_image(extent - shifts[..., None], teacher.shape[2:], student.shape[2:])[:, None]] = -1e6
-    maps = align_to_teacher(student, teacher, shifts, extent=extent)
+    shown = Alignment.of(tuple(teacher.shape[2:]), [], tuple(student.shape[2:]), shifts, extent).shown
+    teacher[~shown[:, None]] = -1e6
+    maps = align(student, teacher, shifts, extent=extent)
     assert (maps.student - maps.teacher).abs()[:, 0][maps.valid].max() < 1e-4
     assert 0 < maps.valid.sum() < plain.valid.sum() or shift == 1  # it begins within both crops, or with the teacher's
 
 
 def test_positions_that_show_nothing_but_the_image() -> None:
-    shown = shows_image(torch.tensor([[[1, 9], [-3, 2]]]), (6, 8), (4, 4))  # 1.5 rows and 2 columns for each patch
+    extent = torch.tensor([[[1, 9], [-3, 2]]])
+    shown = Alignment.of((6, 8), [], (4, 4), extent=extent).shown  # 1.5 rows and 2 columns for each patch
     assert shown[0].any(1).tolist() == [False, False, True, True, True, True]
     assert shown[0].any(0).tolist() == [True] * 4 + [False] * 4
 
@@ -98,8 +111,18 @@ def test_whole_shifts_compare_the_same_pairs_with_the_same_gradient(student_side
     teacher = torch.randn(4, 3, teacher_side, teacher_side)
     shift = torch.tensor([[0, 0], [1, -2], [-1, 2], [9, 0]])
     expected = loss_by_pairs(student, teacher, shift)
-    maps = align_to_teacher(student, teacher, shift)
+    maps = align(student, teacher, shift)
     assert maps.student is student or student_side != max(student_side, teacher_side)  # the student's is not moved
     loss = mse_feature_loss(*maps).mean()
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(*(torch.autograd.grad(value, student)[0] for value in (loss, expected)))
+
+
+def test_maps_of_other_sizes_are_refused() -> None:
+    alignment = Alignment.of((4, 8), [(4, 4), (8, 8)], (4, 4))
+    teacher = torch.randn(2, 3, 4, 8)
+    for side in (4, 8):
+        assert alignment.apply(torch.randn(2, 3, side, side), teacher).valid.shape == (2, side, 8)
+    for student, other in ((torch.randn(2, 3, 6, 6), teacher), (torch.randn(2, 3, 4, 4), teacher[..., :7])):
+        with pytest.raises(ValueError, match="`student` and `teacher`"):
+            alignment.apply(student, other)

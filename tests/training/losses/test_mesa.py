@@ -1,7 +1,14 @@
 import pytest
 import torch
+from torch import Tensor
 
-from modeling_radio.training.losses.mesa import mesa_losses
+from modeling_radio.training.losses import mesa
+from modeling_radio.training.losses.alignment import Alignment
+
+
+def mesa_losses(student: Tensor, average: Tensor, shift: Tensor) -> Tensor:
+    sides = (student.shape[2], student.shape[3])
+    return mesa.mesa_losses(student, average, Alignment.of(sides, [sides], sides, shift))
 
 
 @pytest.mark.parametrize("shift", [(0, 0), (1, -2), (-3, 0), (2, 2)])

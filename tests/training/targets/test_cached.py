@@ -6,7 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from mean_colors import CPU, NUM_IMAGES, PATCH, TEACHERS, Images, check_the_average_view, open_cache, recipe_with
+from mean_colors import (
+    CPU,
+    NUM_IMAGES,
+    PATCH,
+    TEACHERS,
+    Images,
+    check_the_average_view,
+    open_cache,
+    recipe_with,
+    shifts_of,
+)
 
 from modeling_radio.studies.study import open_study
 from modeling_radio.training.recipes.recipe import MesaRecipe, Recipe, RecipeError, ViewsRecipe, load_recipe
@@ -73,7 +83,7 @@ def test_moving_average_of_a_resized_window_is_moved_by_whole_tokens(tmp_path: P
     recipe.mesa = MesaRecipe(weight=1.0)
     moved = []
     for _, example in examples_of(recipe, tmp_path, 6):
-        views = example.pixel_values[0], example.ema_pixels[0], example.ema_shifts[0].tolist()
+        views = example.pixel_values[0], example.ema_pixels[0], shifts_of(example.ema_alignments[0]).tolist()
         for own, other, (down, right) in zip(*views, strict=True):
             moved.append(bool(down or right))
             row, col = down * PATCH, right * PATCH

@@ -2,15 +2,26 @@
 
 import math
 from collections.abc import Sequence
+from itertools import chain
 from types import SimpleNamespace
 
 import pytest
 import torch
-from mean_colors import CPU, NUM_IMAGES, PATCH, SIDE, TEACHERS, Images, MeanColor, check_the_average_view, recipe_with
+from mean_colors import (
+    CPU,
+    NUM_IMAGES,
+    PATCH,
+    SIDE,
+    TEACHERS,
+    Images,
+    MeanColor,
+    check_the_average_view,
+    recipe_with,
+    shifts_of,
+)
 from small_recipes import small_recipe
 from torch import Tensor, nn
 
-from modeling_radio.training.losses.alignment import align_to_teacher
 from modeling_radio.training.recipes.recipe import Recipe, StandardizationRecipe, TeacherRecipe, ViewsRecipe
 from modeling_radio.training.targets.examples import Example
 from modeling_radio.training.targets.feature_cache import HalfPrecision, TeacherOutputs
@@ -44,20 +55,21 @@ def overlap(maps: Tensor, row: int, col: int) -> Tensor:
 def test_shift_is_between_the_students_crop_and_the_teachers(is_square: bool, partition: dict) -> None:
     """Shown on images that are smooth enough for two resized crops to agree where both show the same."""
     views = ViewsRecipe(max_shift_patches=1, shift_deviation_patches=2.0, crop_scale=(0.2, 0.4), is_square=is_square)
-    shifts = []
+    shifts, are_equal = [], []
     for batch, example in examples_of(recipe_with(views, **partition), 6):
         target = example.targets["coarse"]
         for number, (shape, group) in enumerate(batch.groups):
             student = MeanColor().extract_features(example.pixel_values[number]).features
             assert student.shape[2:] == shape.grid
-            assert target.shifts[number].shape == (group.stop - group.start, 2)
-            assert target.shifts[number].dtype == torch.int64
-            shifts.append(target.shifts[number])
-            for image, (row, col) in enumerate(target.shifts[number].tolist()):
+            coarse, fine = (shifts_of(each.alignments[number], shape.grid) for each in example.targets.values())
+            assert coarse.shape == (group.stop - group.start, 2)
+            are_equal.append(torch.equal(coarse, fine))
+            shifts.append(coarse)
+            for image, (row, col) in enumerate(coarse.tolist()):
                 crops = overlap(student[image], row, col), overlap(target.features[number][image], -row, -col)
                 torch.testing.assert_close(*crops, atol=0.02, rtol=0)
     assert torch.cat(shifts).abs().max() == 2
-    assert any((a != b).any() for a, b in zip(target.shifts, example.targets["fine"].shifts, strict=True))
+    assert not all(are_equal)  # each teacher has its own
 
 
 def test_teachers_have_their_own_grid_in_the_order_of_the_images() -> None:
@@ -88,7 +100,8 @@ def test_several_parts_in_one_pass_of_the_teachers(parts_at_once: int, passes: i
         for batch, example in source.examples(lambda: BatchPlan(recipe, NUM_IMAGES, patch_size=PATCH).steps(0, 2)):
             tensors.append(example.targets["coarse"].summary)
             for target in example.targets.values():
-                tensors += [*target.features, *target.shifts]
+                overlaps = [overlap for each in target.alignments for overlap in each.overlaps.values()]
+                tensors += [*target.features, *chain.from_iterable((each.valid, each.tokens) for each in overlaps)]
             assert teachers["coarse"].num_passes <= math.ceil(3 / parts_at_once) * (batch.step + 1)
         return tensors, teachers["coarse"].num_passes
 
@@ -108,12 +121,11 @@ def test_positions_beside_the_image_count_neither_in_losses_nor_in_statistics() 
     shapes = {name: SimpleNamespace(feature_dim=3, summary_dim=TEACHERS[name].summary_dim) for name in TEACHERS}
     statistics = TeacherStatistics(StandardizationRecipe(), shapes)
     compared = beside = 0
-    for batch, example in examples_of(recipe, 4, images=White()):
-        ((shape, _),) = batch.groups
+    for _, example in examples_of(recipe, 4, images=White()):
         student = MeanColor().extract_features(example.pixel_values[0]).features
         statistics.update(example.targets)
         for target in example.targets.values():
-            maps = align_to_teacher(student, target.features[0], target.shifts[0], shape.grid, example.extents[0])
+            maps = target.alignments[0].apply(student, target.features[0])
             inside = maps.valid[:, None].expand_as(maps.teacher)
             assert (torch.stack([maps.student[inside], maps.teacher[inside]]) > 0.95).all()
             compared += int(maps.valid.sum())
@@ -179,15 +191,15 @@ def test_teachers_of_one_network_share_one_pass_of_one_crop() -> None:
     entries = [TeacherRecipe(name=name, kind="k", options={"is_gray": name == "gray"}) for name in ("color", "gray")]
     color, gray, other = Reading("color"), Reading("gray", is_gray=True), Reading("other")
     share_network(gray, entries[1], [(color, entries[0])])
-    teachers, shifts = {"color": color, "gray": gray, "other": other}, []
+    teachers, are_equal = {"color": color, "gray": gray, "other": other}, []
     for batch, example in examples_of(recipe, 3, teachers):
         assert example.targets.keys() == set(batch.teachers)
         if batch.partition == "low":
             one, two, three = (example.targets[name] for name in teachers)
             assert torch.equal(two.features[0], one.features[0].mean(1, keepdim=True))
-            assert torch.equal(two.shifts[0], one.shifts[0])
-            shifts.append((three.shifts[0] != one.shifts[0]).any())
-    assert any(shifts)  # another network sees a crop of its own
+            assert two.alignments[0] is one.alignments[0]
+            are_equal.append(torch.equal(*(shifts_of(each.alignments[0]) for each in (one, three))))
+    assert not all(are_equal)  # another network sees a crop of its own
     assert (color.num_passes, gray.num_passes, other.num_passes) == (3, 3, 3)  # gray: of the partition "some"
     entries = TeacherOutputs(teachers, SIDE // PATCH, CPU, HalfPrecision())(Images().images)
     assert entries["gray.features"].shape == (NUM_IMAGES, SIDE // PATCH, SIDE // PATCH, 1)

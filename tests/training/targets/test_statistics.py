@@ -43,8 +43,8 @@ TEACHERS = {"a": SimpleNamespace(summary_dim=4, feature_dim=6), "b": SimpleNames
 
 def targets() -> dict[str, Target]:
     return {
-        "a": Target(torch.randn(4, 4), [torch.randn(4, 6, 3, 3)], None),
-        "b": Target(None, [torch.randn(4, 5, 3, 3)], None),
+        "a": Target(torch.randn(4, 4), [torch.randn(4, 6, 3, 3)], []),
+        "b": Target(None, [torch.randn(4, 5, 3, 3)], []),
     }
 
 
@@ -57,11 +57,11 @@ def calibrated(**settings) -> TeacherStatistics:
 
 
 def test_parts_of_a_step_count_as_the_whole() -> None:
-    (summary, (a,), _, _), (_, (b,), _, _) = targets().values()
+    (summary, (a,), _), (_, (b,), _) = targets().values()
     one, two = (TeacherStatistics(StandardizationRecipe(), TEACHERS) for _ in range(2))
     for statistics, parts in ((one, [slice(0, 4)]), (two, [slice(0, 1), slice(1, 4)])):
         for rows in parts:
-            statistics.update({"a": Target(summary[rows], [a[rows]], None), "b": Target(None, [b[rows]], None)})
+            statistics.update({"a": Target(summary[rows], [a[rows]], []), "b": Target(None, [b[rows]], [])})
         statistics.end_step()
         statistics.refit()
     for key, value in one.state_dict().items():
@@ -111,7 +111,7 @@ def test_bad_methods_and_teachers_are_named() -> None:
     with pytest.raises(RecipeError, match="`method`"):
         StandardizationRecipe(method="phis")
     statistics = TeacherStatistics(StandardizationRecipe(), TEACHERS)
-    statistics.update({"a": targets()["a"], "b": Target(None, [torch.full((4, 5, 3, 3), torch.nan)], None)})
+    statistics.update({"a": targets()["a"], "b": Target(None, [torch.full((4, 5, 3, 3), torch.nan)], [])})
     statistics.end_step()
     with pytest.raises(RecipeError, match="teacher 'b'"):
         statistics.refit()

@@ -71,6 +71,23 @@ def test_features_come_on_the_students_grid(teacher, given, seen, grid):
         teacher.extract_features(torch.rand(1, 3, 100, 64))
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"input_size_px": 56},
+        {"input_size_px": 56, "upsample": "tiles"},
+        {"run_mode": "mosaic", "input_size_px": 56},
+    ],
+    ids=["native", "fixed", "tiles", "mosaic"],
+)
+@pytest.mark.parametrize("grid", [(4, 3), (2, 9), (8, 8)])
+def test_sides_of_the_own_grid_are_known_before_a_pass(options, grid):
+    teacher = running(RunOptions(**options), has_summary=options.get("run_mode") != "mosaic")
+    (output,) = teacher([[torch.rand(1, 3, *size) for size in teacher.input_sizes(*grid)]])
+    assert output.features.shape[2:] == teacher.output_sides(*grid)
+
+
 def test_a_teacher_is_frozen_and_builds_no_graph():
     teacher = EchoTeacher().train()
     assert not any(module.training for module in teacher.modules())

@@ -11,9 +11,11 @@ from torchvision.transforms.v2 import functional as tvF
 from modeling_radio.training.recipes.recipe import RecipeError, ViewsRecipe
 from modeling_radio.training.views.crops import (
     STUDENT,
+    ComparedMaps,
     Crops,
     CropsBatch,
     CropSpec,
+    align_crops,
     change_colors,
     check_other_windows,
     choose_region,
@@ -29,6 +31,7 @@ from modeling_radio.training.views.crops import (
     flip_shift,
     least_scale,
 )
+from modeling_radio.training.views.packed_tensors import PackedTensors
 from modeling_radio.training.views.plan import Grid, ImageShape, PlannedBatch
 
 
@@ -118,24 +121,34 @@ def test_a_mirrored_image_is_the_image_of_the_mirror() -> None:
 
 
 def test_a_batch_travels_as_two_tensors_and_is_split_into_its_groups() -> None:
+    grids = [Grid(2, 2), Grid(2, 2), Grid(2, 3), Grid(2, 2)]
     crops = [
         Crops(
             grid,
             {"a": (torch.full((3, 2, 4), number),), "b": (torch.full((3, 1, 1), 10 + number), torch.ones(3, 5, 2))},
-            torch.tensor([[number, 0], [0, -number]]),
+            torch.tensor([[-number, 9], [-9, 9 - number]]),
         )
-        for number, grid in enumerate([Grid(2, 2), Grid(2, 2), Grid(2, 3), Grid(2, 2)])
+        for number, grid in enumerate(grids)
     ]
-    batch = CropsBatch.of(crops)
-    assert [type(field) for field in batch].count(torch.Tensor) == 2
-    groups, members = batch.split(), (crops[:2], crops[2:3], crops[3:])
+    specs = [
+        sight_of([0] * 4, grid, **{STUDENT: ((0, 1), ()), "a": ((number, 1), ())})._replace(
+            maps={"a": ComparedMaps((4, 2 * grid.cols), (grid,))}
+        )
+        for number, grid in enumerate(grids)
+    ]
+    batch = CropsBatch.of(crops, specs)
+    assert [type(each) for each in batch[:2]] == [torch.Tensor, PackedTensors]
+    groups = batch.split(torch.device("cpu"))
     assert groups[0].pixels["a"][0].shape == (2, 3, 2, 4)
-    for group, own in zip(groups, members, strict=True):
-        assert group.grid == own[0].grid
-        assert torch.equal(group.extent, torch.stack([each.extent for each in own]))
+    for group, part in zip(groups, (slice(0, 2), slice(2, 3), slice(3, 4)), strict=True):
         for consumer, place in (("a", 0), ("b", 0), ("b", 1)):
-            expected = torch.stack([each.pixels[consumer][place] for each in own])
+            expected = torch.stack([each.pixels[consumer][place] for each in crops[part]])
             assert torch.equal(group.pixels[consumer][place], expected)
+        found, expected = group.alignments["a"], align_crops(crops[part], specs[part])["a"]
+        assert torch.equal(found.shown, expected.shown)
+        (own,), (wanted,) = found.overlaps.values(), expected.overlaps.values()
+        assert torch.equal(own.valid, wanted.valid)
+        assert torch.equal(own.tokens, wanted.tokens)
 
 
 @pytest.mark.parametrize("size", [(3000, 4000), (4000, 1000)])
