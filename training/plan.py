@@ -25,6 +25,11 @@ DEFAULT_IMAGE_KB = 100
 """Our choice: about a JPEG of 512 px a side; web photographs of full size have more."""
 
 
+DEFAULT_START_US = 6.0
+"""Our choice: launching a kernel takes some microseconds of the processor, and Python and PyTorch's dispatcher as much
+again. `bash benchmarks/gpu.sh step` measures yours."""
+
+
 class PlanSettings(RecipeCommand):
     """Settings of a plan.
 
@@ -35,6 +40,8 @@ class PlanSettings(RecipeCommand):
         memory_gib: Memory of that card; by default the known number.
         mfu: Share of a card's peak that the run is assumed to reach.
         image_kb: Mean size of an image file, in 1,000 bytes; workers prepare small files faster.
+        start_us: Microseconds that the start of a kernel takes.
+        days: Print the numbers of steps with which the run takes so many days.
         price: Price of a GPU hour, in any currency.
         verbose: Print also Markdown tables of all cards, networks, steps, memory, disk and network.
     """
@@ -46,6 +53,8 @@ class PlanSettings(RecipeCommand):
     memory_gib: float | None = Field(None, gt=0)
     mfu: float = Field(DEFAULT_MFU, gt=0, le=1)
     image_kb: float = Field(DEFAULT_IMAGE_KB, gt=0)
+    start_us: float = Field(DEFAULT_START_US, ge=0)
+    days: float | None = Field(None, gt=0)
     price: float | None = Field(None, gt=0)
     verbose: bool = False
 
@@ -60,6 +69,7 @@ COMMAND = Command(
         "radio plan --recipe c_radio_v4_h --gpus 128 --price 2.5",
         "radio plan --recipe c_radio_v4_h --gpus 128 --verbose",
         "radio plan --recipe c_radio_v4_h --gpus 8,64,256",
+        "radio plan --recipe radio_s --gpus 8 --days 7",
         "radio plan --recipe c_radio_v3 --gpus 8 --gpu RTX-5090 --peak-tflops 209.5 --memory-gib 32",
     ),
 )
@@ -68,20 +78,23 @@ COMMAND = Command(
 def _plan(settings: PlanSettings) -> None:
     # These import torch, for which `--help` need not wait.
     from modeling_radio.training.planning.costs import choose_cards, simulated_card
-    from modeling_radio.training.planning.plan import Plan, describe, describe_ranks, summarize
+    from modeling_radio.training.planning.plan import Plan, describe, describe_ranks, steps_in, summarize
     from modeling_radio.training.planning.simulation import Speed
 
     cards = choose_cards(settings.gpu, settings.peak_tflops, settings.memory_gib)
     # The images are not opened: a recipe that leaves their source to the command line can be planned without.
     recipe = settings.load_recipe("data.source=unopened")
-    first, *others = settings.gpus
-    plan = Plan(recipe, first)
-    speed = Speed(simulated_card(cards), settings.mfu, settings.image_kb)
+    card, (first, *others) = simulated_card(cards), settings.gpus
+    plan = Plan(recipe, first, card=card)
+    speed = Speed(card, settings.mfu, settings.image_kb, settings.start_us)
     if others:
-        print(describe_ranks([plan, *(Plan(recipe, number, plan.networks) for number in others)], speed))
+        plans = [plan, *(Plan(recipe, number, plan.networks, card) for number in others)]
+        print(describe_ranks(plans, speed))
+        for each in plans if settings.days else ():
+            print(f"- {each.num_gpus} GPUs. {steps_in(each, speed, settings.days)}")
         return
-    print(summarize(plan, speed, settings.price))
-    print(describe(plan, cards, settings.mfu, settings.image_kb) if settings.verbose else "`--verbose` prints more.")
+    print(summarize(plan, speed, settings.price, settings.days))
+    print(describe(plan, cards, speed) if settings.verbose else "`--verbose` prints more.")
 
 
 main = partial(COMMAND.run, _plan)

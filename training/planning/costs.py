@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -23,7 +23,8 @@ from modeling_radio.training.recipes.recipe import PartitionRecipe, Recipe, Teac
 from modeling_radio.training.student.build import checkpoint_blocks, student_config, student_patch_size
 from modeling_radio.training.student.foreign import global_window
 from modeling_radio.training.teachers.base import Teacher, by_network
-from modeling_radio.training.teachers.outputs import TeacherShape
+from modeling_radio.training.teachers.eight_bits import eight_bit_layers
+from modeling_radio.training.teachers.outputs import TeacherShape, longest_list
 from modeling_radio.training.teachers.registry import (
     can_be_random,
     find_class,
@@ -310,6 +311,7 @@ class TeacherCost:
         network_of: Name of the teacher whose network it runs, by default its own.
         num_parameters: Numbers of its network, without those that it shares with the others.
         weight_bytes: Memory of these.
+        num_blocks: Blocks of its network; 0 if it has a `stated_cost`.
         download_bytes: Size of the package, or of these numbers in float32.
 
     Raises:
@@ -319,6 +321,7 @@ class TeacherCost:
     def __init__(self, entry: TeacherRecipe, stride: int, others: Iterable[TeacherCost] = ()) -> None:
         self.entry, self.stride, self.network_of = entry, stride, entry.name
         self.summary_dim: int | None
+        self.num_blocks = 0
         self._stated = find_class(entry.name, entry.kind).stated_cost
         self._teacher: Teacher | None = None
         if self._stated is not None:
@@ -331,9 +334,13 @@ class TeacherCost:
             share_network(teacher, entry, built)
             self.network_of = teacher.network_of
             shared = {weight for other, _ in built for weight in other.parameters()}
-            self.num_parameters = sum(weight.numel() for weight in set(teacher.parameters()) - shared)
+            own = set(teacher.parameters()) - shared
+            self.num_parameters = sum(weight.numel() for weight in own)
             is_half = entry.options.get("weights_dtype") == "bfloat16"
-            self.weight_bytes = (2 if is_half else 4) * self.num_parameters
+            layers = eight_bit_layers(teacher) if entry.has_8_bits else []
+            in_8_bits = sum(weight.numel() for weight in own & {layer.weight for layer in layers})
+            self.weight_bytes = (2 if is_half else 4) * (self.num_parameters - in_8_bits) + in_8_bits
+            self.num_blocks = len(teacher.blocks() or longest_list(teacher))
             self.download_bytes = 4 * self.num_parameters
         package = package_of(entry)
         if package is not None:
@@ -346,6 +353,12 @@ class TeacherCost:
     def is_mosaic(self) -> bool:
         """Whether images share a canvas."""
         return self._mosaic is not None
+
+    def num_calls(self, grids: Collection[Grid]) -> int:
+        """Return how often its network runs for images with these patches of the student: once for each input size."""
+        if not grids or self._teacher is None or self._mosaic is not None:
+            return min(1, len(grids))
+        return sum(map(len, {self._teacher.mode.input_sizes(*grid) for grid in grids}))
 
     def share_of_pass(self, size_px: int) -> float:
         """Return the share of a pass of one image that the image needs: less than 1 only on the canvas of a mosaic.

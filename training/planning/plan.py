@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from tqdm.auto import tqdm
@@ -12,13 +13,13 @@ from modeling_radio.training.planning.costs import (
     FULL_BYTES,
     HALF_BYTES,
     MEMORY_SHARE,
+    STUDENT_PART,
     Card,
     Networks,
     PartitionCost,
     PassBytes,
     at_size,
     plan_stage,
-    simulated_card,
     with_split_teachers,
 )
 from modeling_radio.training.planning.memory import (
@@ -33,6 +34,7 @@ from modeling_radio.training.planning.memory import (
     memory_of_passes,
 )
 from modeling_radio.training.planning.simulation import (
+    EIGHT_BIT_GAIN,
     GPUS_PER_MACHINE,
     LINK_SPEED,
     NETWORK_SPEED,
@@ -45,10 +47,11 @@ from modeling_radio.training.planning.simulation import (
     view_seconds,
 )
 from modeling_radio.training.recipes.recipe import Recipe, stage_recipes
+from modeling_radio.training.recipes.sections import AUTO
 from modeling_radio.training.student.build import check_student_views
 
 
-SECONDS_PER_HOUR = 3600
+SECONDS_PER_HOUR, SECONDS_PER_DAY = 3600, 86_400
 
 CHECKPOINT_BYTES = 16
 """Per parameter in a checkpoint: all of the above but the gradient."""
@@ -117,10 +120,25 @@ class Plan:
             for size, data in cached.items()
         )
 
-    def seconds(self, speed: Speed) -> float:
-        """Return the time of the whole run: of all steps of all stages, and of the pass that fills a feature cache."""
-        steps = sum(stage.schedule.num_steps * self.step_time(stage, speed).total for stage in self.stages)
-        return steps + self.cache_flops() / (speed.card.peak_flops * speed.mfu) / self.num_gpus
+    def for_card(self, card: Card) -> Plan:
+        """Return the plan for another card: with other numbers where `accumulation_steps` is auto."""
+        has_own = any(map(has_auto, stage_recipes(self.recipe) or [self.recipe]))
+        is_other = has_own and card.memory_gib != self.card.memory_gib
+        return Plan(self.recipe, self.num_gpus, self.networks, card) if is_other else self
+
+    def seconds(self, speed: Speed, in_8_bits: str | None = None) -> float:
+        """Return the time of the whole run: of all steps of all stages, and of the pass that fills a feature cache.
+
+        Args:
+            speed: Assumed speed of the GPUs and the workers.
+            in_8_bits: A teacher that computes in 8 bits, whatever the recipe says.
+        """
+        steps = sum(stage.schedule.num_steps * self.step_time(stage, speed, in_8_bits).total for stage in self.stages)
+        return steps + self.cache_seconds(speed)
+
+    def cache_seconds(self, speed: Speed) -> float:
+        """Return the time of the pass that fills a feature cache."""
+        return self.cache_flops() / (speed.card.peak_flops * speed.mfu) / self.num_gpus
 
     def steps(self) -> list[tuple[Recipe, PartitionCost]]:
         """Return the cost of a step of each partition of each stage."""
@@ -147,10 +165,12 @@ class Plan:
         between = memory_between_passes(self.networks, self.stages, self.num_gpus)
         return between.with_pass(PassBytes(*map(max, zip(*self.pass_bytes().values(), strict=True))))
 
-    def step_time(self, stage: Recipe, speed: Speed) -> StepTime:
-        """Return the simulated time of a step of a stage."""
+    def step_time(self, stage: Recipe, speed: Speed, in_8_bits: str | None = None) -> StepTime:
+        """Return the simulated time of a step of a stage; arguments are those of `seconds`."""
+        teachers = [each.replace(precision="int8") if each.name == in_8_bits else each for each in stage.teachers]
+        stage, simulated = stage.replace(teachers=teachers), self.simulated[stage.name]
         learned = self.networks.num_parameters + self.head_parameters()
-        return time_of(self.simulated[stage.name], stage, self.num_gpus, learned, speed)
+        return time_of(simulated, stage, self.num_gpus, learned, speed)
 
     def head_parameters(self) -> int:
         """Return the parameters of the auxiliary heads, of the stage with most of them."""
@@ -208,6 +228,7 @@ def describe_ranks(plans: Sequence[Plan], speed: Speed) -> str:
         "waiting for the slowest rank": [time.waiting for time in times],
         "exchange of gradients": [time.exchange for time in times],
         "the whole step": [time.total for time in times],
+        "starts of kernels, beside it": [time.starts for time in times],
         "data, beside it": [time.data for time in times],
     }
     rows = [[f"{name}, s", *(f"{value:.3g}" for value in values)] for name, values in seconds.items()]
@@ -215,6 +236,8 @@ def describe_ranks(plans: Sequence[Plan], speed: Speed) -> str:
     rows += [
         ["operations of the slowest rank over the mean", *(f"{each.imbalance:.3f}" for each in steps)],
         ["the same in the worst step", *(f"{each.worst:.3f}" for each in steps)],
+        ["starts of kernels of the rank with most", *(f"{each.starts:,.0f}" for each in steps)],
+        ["parts of a step on a rank", *(_parts_of(plan.stages[-1]) for plan in plans)],
         ["passes without an image", *(f"{each.idle_passes:.0%}" for each in steps)],
         ["patches of the fullest pass", *(f"{max(each.patches.values()):,}" for each in steps)],
         ["memory, GiB", *(f"{each.total(is_checkpointed=False) / GIB:.1f}" for each in memory)],
@@ -228,21 +251,28 @@ def describe_ranks(plans: Sequence[Plan], speed: Speed) -> str:
         f"Gradients go at {LINK_SPEED / 1e9:.0f} GB/s over NVLink in machines of {GPUS_PER_MACHINE}, and at "
         f"{NETWORK_SPEED / 1e9:.0f} GB/s over a network port of each GPU; none of it is hidden. While the GPU works, "
         f"a worker cuts {1 / view_seconds(speed.image_kb):.0f} views a second from files of {speed.image_kb:g} kB: one "
-        "for the student and one for each network of a teacher. Not counted: the optimizer, statistics of the "
-        "teachers, windows.",
+        f"for the student and one for each network of a teacher. A kernel takes {speed.start_us:g} us of the processor "
+        f"to start, while the GPU works. Teachers in 8 bits run {EIGHT_BIT_GAIN:g} times as fast. Not counted: the "
+        "optimizer, windows.",
         "Images are divided so that ranks have equal work over all partitions of a step. A rank without an image of a "
         "partition computes a dummy image with weight 0: the gradient is the same on any number of GPUs.",
     ]
     return table + "\n\n" + "\n".join(f"- {line}" for line in lines)
 
 
-def summarize(plan: Plan, speed: Speed, price: float | None) -> str:
-    """Return time, memory and cost on one card in three lines.
+def _parts_of(stage: Recipe) -> str:
+    """Return the number of parts of each partition in words."""
+    return ", ".join(f"{each.name} {each.accumulation_steps}" for each in stage.partitions)
+
+
+def summarize(plan: Plan, speed: Speed, price: float | None, days: float | None = None) -> str:
+    """Return time, memory and cost on one card, and what to change first, in a line each.
 
     Args:
         plan: The plan.
         speed: The card, and the share of its peak that the run is assumed to reach.
         price: Price of a GPU hour, in any currency; None if it is not known.
+        days: Time for which numbers of steps are given, if any.
     """
     seconds, card, memory = plan.seconds(speed), speed.card, plan.memory()
     hours = plan.num_gpus * seconds / SECONDS_PER_HOUR
@@ -254,47 +284,90 @@ def summarize(plan: Plan, speed: Speed, price: float | None) -> str:
     }[memory.fits(card)]
     cost = "give `--price`, of one GPU hour" if price is None else f"{_short(hours * price)} at {price:g} an hour"
     times = [f"{_duration(seconds)} on {plan.num_gpus} {card.name}", f"{_short(hours)} GPU hours"]
-    return "\n".join(
-        [
-            f"Time: {', '.join(times)}, if a GPU reaches {speed.mfu:.0%} of its peak.",
-            f"Memory: {most:.1f} of {card.memory_gib:g} GiB on each GPU: {fits}.",
-            f"Cost: {cost}.",
-        ]
-    )
+    lines = [
+        f"Time: {', '.join(times)}, if a GPU reaches {speed.mfu:.0%} of its peak.",
+        f"Memory: {most:.1f} of {card.memory_gib:g} GiB on each GPU: {fits}.",
+        f"Cost: {cost}.",
+        f"First: {advise(plan, speed)}",
+    ]
+    return "\n".join(lines if days is None else [*lines, steps_in(plan, speed, days)])
 
 
-def describe(plan: Plan, cards: Sequence[Card], mfu: float, image_kb: float) -> str:
+MUCH_WAITING = 0.1
+"""Share of a step that ranks may wait before the plan tells. Our choice."""
+
+
+def advise(plan: Plan, speed: Speed) -> str:
+    """Return what to change first in the stage that takes longest, in a line."""
+    stage = max(plan.stages, key=lambda stage: stage.schedule.num_steps * plan.step_time(stage, speed).total)
+    time, where = plan.step_time(stage, speed), f"in stage {stage.name}" if plan.recipe.stages else "here"
+    if time.data > max(time.computed, time.starts):
+        workers = math.ceil(stage.data.num_workers * time.data / max(time.computed, time.starts))
+        return f"`data.num_workers={workers}`, for GPUs wait for images {where}."
+    if time.starts > time.computed:
+        more = [each.name for each in plan.recipe.partitions if each.accumulation_steps not in (1, AUTO)]
+        if more:
+            return f"`partitions.{more[0]}.accumulation_steps=auto`, for GPUs wait for starts of kernels {where}."
+        return f"fewer GPUs, or a smaller `views.aspect_steps`, for GPUs wait for starts of kernels {where}."
+    if time.waiting > MUCH_WAITING * time.total:
+        return f"fewer GPUs, for they wait for the slowest of them {time.waiting / time.total:.0%} of a step {where}."
+    heaviest = max(time.parts, key=lambda part: time.parts[part])
+    teachers = {entry.name: entry for entry in stage.teachers}
+    if heaviest in teachers and plan.networks.teachers[heaviest].num_blocks and not teachers[heaviest].has_8_bits:
+        seconds = plan.seconds(speed, heaviest)
+        return (
+            f"`teachers.{heaviest}.precision=int8` (or fp8), {_duration(seconds)} in all; its targets are less exact."
+        )
+    if heaviest == STUDENT_PART and stage.student.gradient_checkpointing:
+        return "`student.gradient_checkpointing=false` where memory is enough: it computes the forward pass twice."
+    return f"{heaviest} takes most of a step {where}; no setting makes it cheaper without another result."
+
+
+def steps_in(plan: Plan, speed: Speed, days: float) -> str:
+    """Return the numbers of steps with which the run takes some days, in the proportion of the recipe's, in a line."""
+    left = max(0.0, days * SECONDS_PER_DAY - plan.cache_seconds(speed))
+    share = left / (plan.seconds(speed) - plan.cache_seconds(speed))
+    prefix = {stage.name: f"stages.{stage.name}." if plan.recipe.stages else "" for stage in plan.stages}
+    settings = [
+        f"{prefix[stage.name]}schedule.num_steps={max(1, int(share * stage.schedule.num_steps))}"
+        for stage in plan.stages
+    ]
+    return f"In {days:g} days: {' '.join(settings)}"
+
+
+def describe(plan: Plan, cards: Sequence[Card], speed: Speed) -> str:
     """Return a plan as Markdown.
 
     Args:
         plan: The plan.
         cards: Cards whose times and memory are listed.
-        mfu: Share of a card's peak that the run is assumed to reach.
-        image_kb: Assumed mean size of an image file, 1,000 bytes.
+        speed: Assumed speed of the plan's GPUs and the workers.
     """
     parts = [
-        f"`{plan.recipe.name}` on {plan.num_gpus} GPUs, counted, not timed; times assume {mfu:.0%} of the peak.",
-        _hours_table(plan, cards, mfu, image_kb),
+        f"`{plan.recipe.name}` on {plan.num_gpus} GPUs, counted, not timed; times assume {speed.mfu:.0%} of the peak.",
+        _hours_table(plan, cards, speed),
         networks_table(plan),
         _steps_table(plan),
-        describe_ranks([plan], Speed(simulated_card(cards), mfu, image_kb)),
+        describe_ranks([plan], speed),
         _memory_table(plan),
-        _storage_table(plan, image_kb),
+        _storage_table(plan, speed.image_kb),
         _levers_table(plan),
-        _notes(plan, image_kb),
+        _notes(plan, speed),
     ]
     return "\n\n".join(parts)
 
 
-def _hours_table(plan: Plan, cards: Sequence[Card], mfu: float, image_kb: float) -> str:
+def _hours_table(plan: Plan, cards: Sequence[Card], speed: Speed) -> str:
     """Return a table of the time on each card, whether the run fits, and the data rates that it needs."""
-    memory, steps, rows = plan.memory(), sum(stage.schedule.num_steps for stage in plan.stages), []
+    steps, rows = sum(stage.schedule.num_steps for stage in plan.stages), []
+    plans = {card.memory_gib: plan.for_card(card) for card in {card.memory_gib: card for card in cards}.values()}
     for card in cards:
-        seconds = plan.seconds(Speed(card, mfu, image_kb))
+        own = plans[card.memory_gib]
+        seconds = own.seconds(speed._replace(card=card))
         hours = plan.num_gpus * seconds / SECONDS_PER_HOUR
         times = [_short(hours), _duration(seconds), _short(plan.images_seen() / seconds)]
-        flows = [1000 * image_kb * plan.files_read() / seconds, plan.gradient_bytes() * steps / seconds]
-        of_card = [card.name, _short(card.peak_flops / 1e12), f"{card.memory_gib:g}", memory.fits(card)]
+        flows = [1000 * speed.image_kb * plan.files_read() / seconds, plan.gradient_bytes() * steps / seconds]
+        of_card = [card.name, _short(card.peak_flops / 1e12), f"{card.memory_gib:g}", own.memory().fits(card)]
         rows.append([*of_card, *times, *(f"{_bytes(flow)}/s" for flow in flows)])
     header = ["GPU", "peak (TFLOP/s)", "memory (GiB)", "fits", "GPU hours", f"time on {plan.num_gpus}"]
     return markdown([*header, "images/s", "files read", "gradients sent by each"], rows)
@@ -384,7 +457,7 @@ def _levers_table(plan: Plan) -> str:
     )
 
 
-def _notes(plan: Plan, image_kb: float) -> str:
+def _notes(plan: Plan, speed: Speed) -> str:
     """Return assumptions and further costs as a Markdown list."""
     costs = plan.costs[plan.stages[-1].name]
     total = sum(cost.flops for cost in costs)
@@ -393,8 +466,9 @@ def _notes(plan: Plan, image_kb: float) -> str:
     size = plan.cache_bytes_per_image(side)
     heaviest = max(plan.networks.teachers.items(), key=lambda pair: pair[1].weight_bytes)
     lines = [
-        "Assumed: the share of the peak (our choice: measure yours, and give it with `--mfu`; small students reach "
-        f"less), {image_kb:g} kB for an image (our choice; `--image-kb`), float32 weights of teachers on the Hub, "
+        "Assumed: the share of the peak (our choice: measure yours, and give it with `--mfu`), "
+        f"{speed.start_us:g} us for a start of a kernel (our choice; `--start-us`), {speed.image_kb:g} kB for an image "
+        "(our choice; `--image-kb`), float32 weights of teachers on the Hub, "
         f"{HALF_BYTES} bytes for a number kept for the backward pass, {FULL_BYTES} for one of a target, and for one "
         f"that blocks and norms take in. A card fits what takes at most {MEMORY_SHARE:.0%} of its memory.",
         f"Ranks bound to a partition (`rank_share`) save no operations. They are all busy when the shares follow the "
@@ -416,7 +490,7 @@ def _short(value: float) -> str:
 
 
 def _duration(seconds: float) -> str:
-    for unit, length in (("days", 86_400), ("h", SECONDS_PER_HOUR), ("min", 60)):
+    for unit, length in (("days", SECONDS_PER_DAY), ("h", SECONDS_PER_HOUR), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.1f} {unit}"
     return f"{seconds:.0f} s"

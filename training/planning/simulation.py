@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from modeling_radio.training.planning.costs import FULL_BYTES, Card, Networks
+from modeling_radio.training.planning.starts import starts_of_rank
 from modeling_radio.training.recipes.recipe import Recipe
 from modeling_radio.training.teachers.base import HasNetwork, by_network
 from modeling_radio.training.views.plan import BatchPlan, Grid, Operations, images_per_step, size_shares
@@ -31,6 +32,10 @@ SECONDS_PER_KB = 1e-4
 MOST_SECONDS_PER_VIEW = 0.04
 """Limit of these seconds for large files, which drafts decode at a part of their size: measured at 12 megapixels."""
 
+EIGHT_BIT_GAIN = 1.5
+"""How much faster a teacher is taken to run in 8 bits. Our choice: data sheets have twice the operations of bfloat16,
+dense 1,979 TFLOP/s for an H100 SXM, but attention, norms and the scaling of inputs stay in bfloat16."""
+
 
 class SimulatedStep(NamedTuple):
     """A step of a stage, in the mean over the simulated ones.
@@ -42,6 +47,7 @@ class SimulatedStep(NamedTuple):
         worst: The same in the most uneven step.
         idle_passes: Share of the passes that have no image.
         patches: By partition, the patches of the fullest pass.
+        starts: Starts of kernels on the rank that has most.
         views: Views that the workers of all ranks cut: for each image one for the student and one for each network of a
             teacher; 0 with cached teachers, whose images are decoded already.
     """
@@ -51,6 +57,7 @@ class SimulatedStep(NamedTuple):
     worst: float
     idle_passes: float
     patches: dict[str, int]
+    starts: float
     views: int
 
 
@@ -81,6 +88,7 @@ def simulate_step(networks: Networks, stage: Recipe, num_gpus: int) -> Simulated
         ratios.max().item(),
         filled.count(0) / len(filled),
         {name: max(counts) for name, counts in patches.items()},
+        np.mean([max(starts_of_rank(networks, stage, own) for own in ranks) for ranks in steps]).item(),
         num_views(stage, networks.teachers, patch_size),
     )
 
@@ -168,18 +176,25 @@ class StepTime(NamedTuple):
         parts: By part of `SimulatedStep.flops`.
         waiting: For the rank that has most.
         exchange: Exchange of gradients, as if no part of it ran during the backward pass.
+        starts: In which the processor starts the kernels, beside the GPU's work.
         data: That workers take to prepare the images, beside all else.
     """
 
     parts: dict[str, float]
     waiting: float
     exchange: float
+    starts: float
     data: float
 
     @property
+    def computed(self) -> float:
+        """The GPU's work, and its exchange of gradients."""
+        return sum(self.parts.values()) + self.waiting + self.exchange
+
+    @property
     def total(self) -> float:
-        """The whole step."""
-        return max(sum(self.parts.values()) + self.waiting + self.exchange, self.data)
+        """The whole step: what runs side by side is done when the longest is."""
+        return max(self.computed, self.starts, self.data)
 
 
 class Speed(NamedTuple):
@@ -189,11 +204,13 @@ class Speed(NamedTuple):
         card: The GPU.
         mfu: Share of its peak that the run is assumed to reach.
         image_kb: Mean size of an image file, in 1,000 bytes.
+        start_us: Microseconds of a start of a kernel.
     """
 
     card: Card
     mfu: float
     image_kb: float
+    start_us: float
 
 
 def time_of(step: SimulatedStep, stage: Recipe, num_gpus: int, num_parameters: int, speed: Speed) -> StepTime:
@@ -206,12 +223,15 @@ def time_of(step: SimulatedStep, stage: Recipe, num_gpus: int, num_parameters: i
         num_parameters: Learned numbers, whose float32 gradients are exchanged.
         speed: Assumed speed of the GPU and the workers.
     """
-    parts = {part: flops / (speed.card.peak_flops * speed.mfu) for part, flops in step.flops.items()}
+    in_8_bits = {entry.name for entry in stage.teachers if entry.has_8_bits}
+    rate = speed.card.peak_flops * speed.mfu
+    parts = {part: flops / (rate * EIGHT_BIT_GAIN if part in in_8_bits else rate) for part, flops in step.flops.items()}
     workers = max(1, stage.data.num_workers)
     return StepTime(
         parts,
         (step.imbalance - 1) * sum(parts.values()),
         exchange_seconds(FULL_BYTES * num_parameters, num_gpus),
+        1e-6 * speed.start_us * step.starts,
         step.views / num_gpus * view_seconds(speed.image_kb) / workers,
     )
 

@@ -57,7 +57,7 @@ def quantize_blocks(teacher: Teacher, precision: str) -> None:
         ValueError: If there is no such layer, or the device or torchao lacks the precision.
     """
     check_eight_bits(teacher.name, precision, teacher.mean.device)
-    layers = [layer for layer in _linear_layers(teacher) if _fits(layer)]
+    layers = eight_bit_layers(teacher)
     if not layers:
         raise teacher_error(
             teacher.name,
@@ -67,6 +67,11 @@ def quantize_blocks(teacher: Teacher, precision: str) -> None:
     for layer in layers:
         if not _is_quantized(layer):
             _quantize(layer, precision)
+
+
+def eight_bit_layers(teacher: Teacher) -> list[nn.Linear]:
+    """Return the layers that `quantize_blocks` takes."""
+    return [layer for layer in _linear_layers(teacher) if _fits(layer)]
 
 
 def describe_blocks(teacher: Teacher) -> str:

@@ -5,7 +5,7 @@ import torch
 
 from modeling_radio.training.planning.costs import CARDS, Card
 from modeling_radio.training.planning.memory import GIB, Memory
-from modeling_radio.training.planning.plan import Plan, describe, networks_table
+from modeling_radio.training.planning.plan import Plan, advise, describe, networks_table, steps_in
 from modeling_radio.training.planning.simulation import Speed
 from modeling_radio.training.recipes.recipe import Recipe, load_recipe
 from modeling_radio.training.targets.feature_cache import FORMATS
@@ -16,13 +16,13 @@ A100 = CARDS["A100"]
 
 def test_time_is_that_of_all_steps_in_every_table(plan: Plan) -> None:
     (costs,) = plan.costs.values()
-    speed = Speed(A100, 0.5, 0.1)  # files so small that the GPU never waits for them
+    speed = Speed(A100, 0.5, 0.1, 0)  # the GPU never waits, neither for files nor for starts
     one = Plan(plan.recipe, 1, plan.networks)
     assert one.seconds(speed) == pytest.approx(one.flops() / (0.5 * 312e12), rel=0.02)  # of shapes and of their mean
     assert plan.seconds(speed) == 10 * plan.step_time(plan.recipe, speed).total
     large = speed._replace(image_kb=300)
     assert plan.seconds(large) == pytest.approx(10 * (8 * 3 + 2 * 2) / 2 * 300 * 1e-4 / 2)
-    text = describe(plan, [A100], 0.5, 300)
+    text = describe(plan, [A100], large)
     (row,) = [line for line in text.splitlines() if line.startswith("| A100 |")]
     (time,) = [line for line in text.splitlines() if line.startswith("| time of the whole run |")]
     assert row.split(" | ")[5] == time.strip("| ").split(" | ")[1]
@@ -35,7 +35,30 @@ def test_the_pass_that_decides_memory_is_named(plan: Plan, recipe: Recipe) -> No
     small = {"partitions": [{"name": "low", "batch_size": 2}, {"name": "high", "batch_size": 1}]}
     staged = Plan(recipe.replace(stages=[{"name": "first"}, {"name": "last", **small}]), 2, plan.networks)
     assert staged.fullest_pass() == f"first, {plan.fullest_pass()}"
-    assert f"| fullest pass: {staged.fullest_pass()} | " in describe(staged, [A100], 0.5, 100)
+    assert f"| fullest pass: {staged.fullest_pass()} | " in describe(staged, [A100], Speed(A100, 0.5, 100, 0))
+
+
+def test_steps_that_fit_some_days(plan: Plan, recipe: Recipe) -> None:
+    speed = Speed(A100, 0.5, 0.1, 6)
+    days = 3.5 * plan.step_time(plan.recipe, speed).total / 86_400
+    assert steps_in(plan, speed, days).endswith(": schedule.num_steps=3")
+    staged = Plan(
+        recipe.replace(stages=[{"name": "a"}, {"name": "b", "schedule": {"num_steps": 20}}]), 2, plan.networks
+    )
+    words = steps_in(staged, speed, 2 * staged.seconds(speed) / 86_400).split()
+    assert words[-2:] == ["stages.a.schedule.num_steps=20", "stages.b.schedule.num_steps=40"]
+
+
+def test_advice_is_a_setting_that_helps(plan: Plan) -> None:
+    assert "`data.num_workers=" in advise(plan, Speed(A100, 0.5, 1e6, 0))
+    assert "`views.aspect_steps`" in advise(plan, Speed(A100, 0.5, 0.1, 1e9))
+    speed = Speed(A100, 0.5, 0.1, 0)
+    assert "`teachers.sam3.precision=int8`" in advise(plan, speed)
+    before, after = (plan.step_time(plan.recipe, speed, name) for name in (None, "sam3"))
+    assert after.parts["sam3"] == pytest.approx(before.parts["sam3"] / 1.5)
+    assert after.parts["siglip2-g"] == before.parts["siglip2-g"]
+    slow = speed._replace(start_us=1e6)
+    assert plan.step_time(plan.recipe, slow).total == plan.simulated["tiny"].starts
 
 
 def test_taps_are_counted(recipe: Recipe, plan: Plan) -> None:

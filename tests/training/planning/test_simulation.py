@@ -61,7 +61,7 @@ def test_the_average_passes_in_the_steps_of_mesa(networks: Networks, recipe: Rec
 
 def test_time_is_operations_over_speed_and_no_less_than_the_data_take(networks: Networks, recipe: Recipe) -> None:
     step, card = simulate_step(networks, recipe, 4), Card("", 1e15, 80, "")
-    time = time_of(step, recipe, 4, 10**6, Speed(card, 0.5, 100))
+    time = time_of(step, recipe, 4, 10**6, Speed(card, 0.5, 100, 0))
     computed = sum(step.flops.values()) / 5e14
     assert sum(time.parts.values()) == pytest.approx(computed)
     assert time.waiting == pytest.approx((step.imbalance - 1) * computed)
@@ -70,7 +70,7 @@ def test_time_is_operations_over_speed_and_no_less_than_the_data_take(networks: 
     assert step.views == 8 * 3 + 2 * 2
     assert time.data == pytest.approx(step.views / 4 / 2 * 0.01)
     assert time.total == max(computed + time.waiting + time.exchange, time.data)
-    slow = time_of(step, recipe, 4, 10**6, Speed(card, 0.5, 400))
+    slow = time_of(step, recipe, 4, 10**6, Speed(card, 0.5, 400, 0))
     assert (slow.data, slow.total) == pytest.approx((4 * time.data, slow.data))
     assert view_seconds(5000) == view_seconds(10000)  # photographs, which drafts decode at a part of their size
 
