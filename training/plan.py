@@ -90,8 +90,8 @@ def _plan(settings: PlanSettings) -> None:
     if others:
         plans = [plan, *(Plan(recipe, number, plan.networks, card) for number in others)]
         print(describe_ranks(plans, speed))
-        for each in plans if settings.days else ():
-            print(f"- {each.num_gpus} GPUs. {steps_in(each, speed, settings.days)}")
+        if settings.days is not None:
+            print("\n".join(f"- {each.num_gpus} GPUs. {steps_in(each, speed, settings.days)}" for each in plans))
         return
     print(summarize(plan, speed, settings.price, settings.days))
     print(describe(plan, cards, speed) if settings.verbose else "`--verbose` prints more.")

@@ -72,7 +72,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_its_operations_leave_most_of_25_minutes_to_everything_else() -> None:
     plan = Plan(load_recipe("demo_gpu"), 1)
-    minutes = {name: plan.seconds(Speed(card, 0.35, 100)) / 60 for name, card in CARDS.items()}
+    minutes = {name: plan.seconds(Speed(card, 0.35, 100, 0)) / 60 for name, card in CARDS.items()}
     assert all(value < 20 for value in minutes.values())
     assert minutes["A100"] < 5
     assert all(plan.memory().fits(card) == "yes" for card in CARDS.values())
