@@ -33,8 +33,8 @@ MOST_SECONDS_PER_VIEW = 0.04
 """Limit of these seconds for large files, which drafts decode at a part of their size: measured at 12 megapixels."""
 
 EIGHT_BIT_GAIN = 1.5
-"""How much faster a teacher is taken to run in 8 bits. Our choice: data sheets have twice the operations of bfloat16,
-dense 1,979 TFLOP/s for an H100 SXM, but attention, norms and the scaling of inputs stay in bfloat16."""
+"""Gain in speed of a teacher in 8 bits. Our choice: data sheets have twice the operations of bfloat16, dense 1,979
+TFLOP/s for an H100 SXM, but attention, norms and the scaling of inputs stay in bfloat16."""
 
 
 class SimulatedStep(NamedTuple):
