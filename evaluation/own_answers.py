@@ -180,6 +180,7 @@ def _open_task(settings: EvaluationSettings, name: str, opened: Opened) -> tuple
         target_column=getattr(settings, _column_of(name)),
         box_format=settings.box_format,
         depth_scale=settings.depth_scale,
+        num_channels=None if opened.processor.do_convert_rgb else config.num_channels,
         config={"semantic_loss_ignore_index": config.semantic_loss_ignore_index},
         batch_size=settings.batch_size,
         num_workers=settings.num_workers,

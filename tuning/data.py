@@ -55,6 +55,7 @@ from modeling_radio.training.data.labeled.tables import (
     with_columns,
 )
 from modeling_radio.training.data.sources import ImageColumn, is_listed
+from modeling_radio.tuning.channels import ChannelJitter, Clamp, open_array_folders, with_paths
 from modeling_radio.tuning.settings import BALANCED, FinetuneSettings
 
 
@@ -63,9 +64,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Sample = dict[str, Any]
-"""`image`, a `tv_tensors.Image` of uint8 RGB, and its target: `label`, a number or a list; `mask` or `depth`, a
-`tv_tensors.Mask` `(height, width)`; or `boxes`, `tv_tensors.BoundingBoxes` with corners in pixels, `labels`, and where
-objects have outlines `masks`, a `tv_tensors.Mask` `(num_boxes, height, width)` of 0 and 1."""
+"""`image`, a `tv_tensors.Image` of uint8 RGB or of other channels in [0, 1], and its target: `label`, a number or a
+list; `mask` or `depth`, a `tv_tensors.Mask` `(height, width)`; or `boxes`, `tv_tensors.BoundingBoxes` with corners in
+pixels, `labels`, and where objects have outlines `masks`, a `tv_tensors.Mask` `(num_boxes, height, width)` of 0 and
+1."""
 
 CROP_ASPECT = (3 / 4, 4 / 3)  # of torchvision's RandomResizedCrop
 MIN_BOX_SIDE_PX = 1.0
@@ -134,13 +136,17 @@ def build_transform(
     steps.append(v2.Resize(size, interpolation=v2.InterpolationMode.BICUBIC, antialias=True))
     if targets.have_boxes:
         steps += [v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=MIN_BOX_SIDE_PX)]
+    if settings.num_channels is not None:
+        steps.append(Clamp())  # resizing overshoots
     return v2.Compose([*steps, v2.ToDtype(torch.float32, scale=True)])
 
 
 def _random_steps(settings: FinetuneSettings, targets: Targets, size: tuple[int, int]) -> list[nn.Module]:
     strength = settings.color_jitter
     steps: list[nn.Module] = []
-    if strength:
+    if strength and settings.num_channels is not None:
+        steps.append(ChannelJitter(strength))
+    elif strength:
         steps.append(v2.ColorJitter(brightness=strength, contrast=strength, saturation=strength))
     if settings.crop_area_min < 1 and targets.have_boxes:
         # A crop is kept only if it overlaps the boxes enough (SSD, https://arxiv.org/abs/1512.02325).
@@ -404,6 +410,8 @@ def load_images(settings: FinetuneSettings, targets: Targets) -> LabeledImages:
     image, target = _choose_columns(settings, targets, tables[TRAIN].column_names)
     columns = {image: "image", target: "target"}
     tables = {split: with_columns(table, columns) for split, table in tables.items()}
+    if settings.num_channels is not None:
+        tables = {split: with_paths(table) for split, table in tables.items()}
     tables = readable_tables(tables, on_first_rank(lambda: damaged_rows(tables)) if settings.skip_damaged else {})
     problem_type: ProblemType | None = None
     if targets.are_of_images:
@@ -452,7 +460,8 @@ def _measured_table(
 ) -> LabeledImages:
     """Read the labels of a table; the layout of its source has `stated` the names of classes."""
     image, target = _choose_columns(settings, targets, table.column_names)
-    table = readable_tables({"test": with_columns(table, {image: "image", target: "target"})})["test"]
+    table = with_columns(table, {image: "image", target: "target"})
+    table = readable_tables({"test": table if settings.num_channels is None else with_paths(table)})["test"]
     if not targets.are_of_images:
         return _measured(settings, table, known, source_names=_known_names(settings, targets, table, stated, known))
     problem_type = find_problem_type(table)
@@ -614,6 +623,8 @@ def _open(
 
     def read_folder(path: Path) -> Tables:
         nonlocal class_names
+        if settings.num_channels is not None and targets.are_of_images and path.is_dir():
+            return open_array_folders(path, names)
         if not path.is_dir() and not targets.have_boxes:  # those may be in one file
             raise ValueError(
                 f"{settings.data!r} must be a folder, a .parquet or .tar file or a Hub id for {settings.task}."

@@ -20,6 +20,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from modeling_radio.core.files import write_file, write_folder
 from modeling_radio.figures.style import on_any_background
 from modeling_radio.training.data.labeled.tables import read_row
+from modeling_radio.tuning.channels import shown_in_rgb
 from modeling_radio.tuning.tasks.base import Evidence, FinetuningTask, ModelInputs, Ranking, TableExamples, join
 
 
@@ -74,7 +75,9 @@ def predict_examples(
         inputs = {name: value for name, value in batch.items() if name != "labels"}
         outputs = model.eval()(**inputs)
     predictions, references = task.compare(outputs, batch)
-    return PredictedExamples(batch["pixel_values"].cpu(), predictions.cpu(), references.cpu())
+    return PredictedExamples(
+        shown_in_rgb(batch["pixel_values"].cpu(), task.settings), predictions.cpu(), references.cpu()
+    )
 
 
 @on_any_background
@@ -226,7 +229,8 @@ def save_images(examples: TableExamples, folder: Path) -> None:
     def write(scratch: Path) -> None:
         for number, row in enumerate(rows):
             stored, where = read_row(examples.rows, row, examples.name)["image"], f"{examples.name} {row}"
-            image = to_pil_image(examples.task.read_image(stored, where))
+            pixels = examples.task.read_image(stored, where)[None]
+            image = to_pil_image(shown_in_rgb(pixels, examples.task.settings)[0])
             image.thumbnail((SAVED_PX, SAVED_PX))
             image.save(scratch / f"{number}.jpg", quality=95)
 

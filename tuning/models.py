@@ -25,6 +25,7 @@ from modeling_radio.tasks_radio import TASKS
 from modeling_radio.training.student.parameters import freeze_projection_of_clips
 from modeling_radio.training.views.plan import more_windowed
 from modeling_radio.tuning.adapters import BACKBONE, IN_BLOCKS, FolderPart, add_adapter, head_names
+from modeling_radio.tuning.channels import FIRST_LAYER, RGB, measure_channels, widened
 from modeling_radio.tuning.settings import FinetuneSettings
 from modeling_radio.tuning.tasks.base import FinetuningTask
 
@@ -101,7 +102,7 @@ def configure(config: RadioConfig, task: FinetuningTask) -> RadioConfig:
     settings = task.settings
     height, width = task.size
     grid = Resolution(height // config.patch_size, width // config.patch_size)
-    decided = {**task.config_fields(), **_window_fields(config, task, grid)}
+    decided = {**task.config_fields(), **_window_fields(config, task, grid), **_channel_fields(config, task)}
     known = [field.name for field in dataclasses.fields(RadioConfig)]
     of_others = _fields_of_others(task.model_class)
     for name, value in settings.config.items():
@@ -120,6 +121,20 @@ def configure(config: RadioConfig, task: FinetuningTask) -> RadioConfig:
         )
     task.check_config(configured, grid)
     return configured
+
+
+def _channels_of(config: RadioConfig) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in ("num_channels", "norm_mean", "norm_std")}
+
+
+def _channel_fields(config: RadioConfig, task: FinetuningTask) -> dict[str, Any]:
+    """Return number and normalization of the channels; a checkpoint that was tuned on other channels keeps its own."""
+    count = task.settings.num_channels
+    if count is None or config.num_channels != len(RGB):
+        return {}
+    rows = task.images.train if len(task.images.train) else task.images.validation
+    mean, deviation = measure_channels(rows["image"][:], count)
+    return {"num_channels": count, "norm_mean": mean, "norm_std": deviation}
 
 
 def _fields_of_others(model_class: type) -> set[str]:
@@ -159,6 +174,7 @@ def build_model(config: RadioConfig, task: FinetuningTask, report: Callable[[str
     options = {"quantization_config": _quantization(settings)} if settings.quantize else {}
     model = open_task_model(task, settings.checkpoint, report, config=config, dtype=dtype, **options)
     task.prepare(model)
+    is_wider = open_config(settings.checkpoint).num_channels != config.num_channels
     if settings.uses_adapter:
         if settings.quantize is not None:
             from peft import prepare_model_for_kbit_training
@@ -172,6 +188,8 @@ def build_model(config: RadioConfig, task: FinetuningTask, report: Callable[[str
         model.get_submodule(TRUNK).requires_grad_(True)
     for name in head_names(model):
         model.get_submodule(name).requires_grad_(True)
+    if is_wider:
+        model.get_submodule(FIRST_LAYER).requires_grad_(True)
     freeze_projection_of_clips(model)
     return model
 
@@ -205,6 +223,10 @@ def open_task_model(
     Raises:
         ValueError: If weights are damaged, or those of the backbone are missing or have another shape.
     """
+    config: RadioConfig | None = options.get("config")
+    stored = {} if config is None or task.settings.num_channels is None else _channels_of(open_config(checkpoint))
+    if config is not None and stored:
+        options["config"] = RadioConfig.from_dict({**config.to_dict(), **stored})
     with without_reports():
         opened: Any = task.model_class.from_pretrained(
             checkpoint, output_loading_info=True, ignore_mismatched_sizes=True, **options
@@ -222,7 +244,7 @@ def open_task_model(
             f"{len(mismatched)} weights of the head have another shape in the checkpoint and start new, such as "
             f"{mismatched[-1]}."
         )
-    return model
+    return widened(model, config, task.settings) if config is not None and stored else model
 
 
 def _quantization(settings: FinetuneSettings) -> BitsAndBytesConfig:

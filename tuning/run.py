@@ -19,6 +19,7 @@ from modeling_radio.core.ranks import dead_ranks_named, fsdp_plugin, joining, on
 from modeling_radio.core.timing import Clock
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.tuning.adapters import merge_adapter, save_adapter
+from modeling_radio.tuning.channels import AS_ARRAYS, check_widening
 from modeling_radio.tuning.data import load_images
 from modeling_radio.tuning.error_analysis import draw_examination, fit_thresholds, gather_evidence, save_images
 from modeling_radio.tuning.models import (
@@ -73,6 +74,7 @@ class FinetuningRun:
         height, width = settings.size or checkpoint_config.preferred_resolution
         checkpoint_config.check_resolution(height, width, argument="size")
         check_network(checkpoint_config, settings)
+        check_widening(settings, checkpoint_config)
         self.settings = settings.replace(size=(height, width))
         self._check_output()
         _check_launch(settings)
@@ -87,7 +89,10 @@ class FinetuningRun:
         self._report(images.remark)
         self.task = task_class.for_labels(images.problem_type)(self.settings, images)
         self.config = configure(checkpoint_config, self.task)
-        self.processor = RadioImageProcessor.from_model_config(self.config, size={"height": height, "width": width})
+        options = {} if settings.num_channels is None else AS_ARRAYS
+        self.processor = RadioImageProcessor.from_model_config(
+            self.config, size={"height": height, "width": width}, **options
+        )
         transformers_logging.disable_progress_bar()  # models load in no time
         set_seed(self.settings.seed)
         self.model = build_model(self.config, self.task, self._report)

@@ -75,6 +75,12 @@ class DataSettings(Settings):
         target_column: Column of the labels, masks, boxes or depth maps; by default the first of the usual names.
         box_format: Format of the boxes of a `datasets` source, in pixels.
         depth_scale: Units of a stored depth value in a meter; by default 1000 for integers and 1 for floats.
+        num_channels: Channels of TIFF, GeoTIFF or .npy files, of 8 or 16 bits or floats in [0, 1], which are read in
+            full; by default the files are pictures, and become RGB of 8 bits.
+        rgb_channels: The channels that are red, green and blue, from 0: they keep the checkpoint's weights, and
+            figures show them; by default the first three.
+        new_channels: Rule for the weights of all other channels in the first layer: the mean of those of red, green
+            and blue, a copy of these in turn, or zero.
         validation_share: Share of the images to hold out if the source has no split of its own: of each class of labels
             or boxes, at least one image.
         crop_area_min: Smallest share of the image that a random crop keeps; 1 crops nothing.
@@ -96,6 +102,9 @@ class DataSettings(Settings):
     target_column: str | None = None
     box_format: Literal["xywh", "xyxy", "cxcywh"] = "xywh"
     depth_scale: float | None = Field(None, gt=0)
+    num_channels: int | None = Field(None, gt=0)
+    rgb_channels: tuple[int, ...] | None = None
+    new_channels: Literal["mean", "copy", "zero"] = "mean"
     validation_share: float = Field(0.1, gt=0, lt=1)
     crop_area_min: float = Field(0.35, gt=0, le=1)  # our choice between torchvision's 0.08 from scratch and no crop
     flip_probability: float = Field(0.5, ge=0, le=1)

@@ -199,6 +199,11 @@ def check_student_views(recipe: Recipe) -> None:
             `check_other_windows` do.
     """
     config = _config(recipe, recipe.student.config)
+    if config.num_channels != 3:
+        raise RecipeError(
+            f"`student.config.num_channels` must be 3, got {config.num_channels}: teachers see RGB. `radio finetune "
+            "--num-channels` makes a student of other channels from one of RGB."
+        )
     check_merging(recipe, config)
     check_foreign(recipe, config)
     check_navit(recipe, config)

@@ -24,6 +24,7 @@ from modeling_radio.core.seeds import derive_seed
 from modeling_radio.heads_radio import ProblemType
 from modeling_radio.image_processing_radio import RadioImageProcessor, to_eight_bits
 from modeling_radio.training.data.labeled.tables import encoded, read_row
+from modeling_radio.tuning.channels import read_channels
 from modeling_radio.tuning.data import (
     LabeledImages,
     LabeledStream,
@@ -291,7 +292,12 @@ class FinetuningTask(ABC):
         }
 
     def read_image(self, image: Any, where: str) -> tv_tensors.Image:
-        """Return an image of any kind as uint8 RGB, as the processor reads it."""
+        """Return an image as uint8 RGB, as the processor reads it, or of `num_channels` as floats in [0, 1]."""
+        if self.settings.num_channels is not None:
+            try:
+                return tv_tensors.Image(read_channels(image, self.settings.num_channels))
+            except ValueError as error:
+                raise ValueError(f"The image of {where} cannot be read: {error}") from error
         if isinstance(image, Image.Image):
             try:
                 return tv_tensors.Image(pil_to_tensor(to_eight_bits(image)))

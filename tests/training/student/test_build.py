@@ -78,6 +78,11 @@ class TestConfiguration:
         with pytest.raises(RecipeError, match=r"^`partitions\.low\.sizes_px`"):
             check_student_views(recipe.replace(partitions=[PartitionRecipe(name="low", sizes_px=[64, 72])]))
 
+    def test_teachers_see_rgb(self) -> None:
+        config = {"num_channels": 5, "norm_mean": [0.5] * 5, "norm_std": [0.2] * 5}
+        with pytest.raises(RecipeError, match=r"`student\.config\.num_channels`"):
+            check_student_views(recipe_with(StudentRecipe(preset="radio-test", config=config)))
+
     @pytest.mark.parametrize(("name", "size"), [("c_radio_v4_so400m", 431_237_232), ("c_radio_v4_h", 651_645_440)])
     def test_real_recipes_build_the_published_backbones(self, name: str, size: int) -> None:
         shapes = {

@@ -30,7 +30,8 @@ IMAGE_FOLDERS = ("images", "JPEGImages", "image")
 MASK_FOLDERS = ("masks", "SegmentationClass", "annotations", "labels")
 DEPTH_FOLDERS = ("depth", "depths", "depth_maps")
 MASK_SUFFIXES = frozenset({".png"})
-DEPTH_SUFFIXES = frozenset({".png", ".npy"})
+ARRAY_SUFFIX = ".npy"
+DEPTH_SUFFIXES = frozenset({".png", ARRAY_SUFFIX})
 CLASSES_FILE = "classes.txt"
 VOC_LISTS = Path("ImageSets") / "Segmentation"
 Tables = dict[str, "Dataset"]
@@ -116,7 +117,7 @@ def _pairs(folder: Path, target_folders: Sequence[str], suffixes: frozenset[str]
             f"{folder} must have a folder of images ({', '.join(IMAGE_FOLDERS)}) and one of targets "
             f"({', '.join(target_folders)})."
         )
-    by_name = {path.stem: path for path in _files(images, pillow_suffixes())}
+    by_name = {path.stem: path for path in _files(images, pillow_suffixes() | {ARRAY_SUFFIX})}
     files = _files(targets, suffixes)
     pairs = [(by_name[path.stem], path) for path in files if path.stem in by_name]
     if not pairs:

@@ -147,13 +147,13 @@ def open_class_folders(path: Path, names: SplitNames = SPLIT_NAMES) -> Tables:
     from datasets import DatasetDict, DownloadConfig, load_dataset
 
     config = DownloadConfig(download_desc="Listing images")  # its own words are "Downloading data"
-    files = {split: _image_and_metadata_files(folder, path) for split, folder in _split_folders(path, names).items()}
+    files = {split: _image_and_metadata_files(folder, path) for split, folder in split_folders(path, names).items()}
     with in_one_line(f"`data` {str(path)!r} has no images in class sub-folders, or metadata that cannot be read"):
         tables = load_dataset("imagefolder", data_files=files, drop_labels=False, download_config=config)
     return {str(split): table for split, table in cast(DatasetDict, tables).items()}
 
 
-def _split_folders(path: Path, names: SplitNames) -> dict[str, Path]:
+def split_folders(path: Path, names: SplitNames) -> dict[str, Path]:
     """Return the folder of each split, or the whole folder if its sub-folders are no splits.
 
     They are splits if all have a name of a split, or if one has that of training and another that of another split.

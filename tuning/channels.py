@@ -1,0 +1,255 @@
+"""Images of any channels and depth: TIFF, GeoTIFF and `.npy` files, and the first layer of a network that sees them."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from modeling_radio import RadioConfig, RadioPreTrainedModel
+from modeling_radio.training.data.labeled.folders import ARRAY_SUFFIX, SplitNames, Tables
+from modeling_radio.training.data.labeled.tables import image_paths, split_folders
+from modeling_radio.tuning.settings import FinetuneSettings
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+ARRAY_SUFFIXES = (".tif", ".tiff", ARRAY_SUFFIX)
+WHITE = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
+"""Value that becomes 1."""
+MEASURED_IMAGES = 500
+"""Our choice: images of which mean and deviation of the channels are measured."""
+LEAST_DEVIATION = 1e-4
+"""Our choice: a channel with less is constant, and not stretched to noise; a step of 16 bits is a sixth of it."""
+SHOWN_QUANTILE = 0.98
+"""Our choice: pixels of a picture that is shown may be white up to this share."""
+RGB = (0, 1, 2)
+AS_ARRAYS = {"do_convert_rgb": False, "input_data_format": "channels_first"}
+"""Options of the processor beside such a model: it takes arrays `(channels, height, width)`."""
+FIRST_LAYER = "radio_model.model.patch_generator.embedder"
+_CONDITIONER = "radio_model.input_conditioner"
+
+
+def read_channels(path: str | Path, num_channels: int) -> Tensor:
+    """Return an image file as float32 in [0, 1], `(num_channels, height, width)`.
+
+    Args:
+        path: A TIFF or GeoTIFF, or a `.npy` array with the channels first or last; of integers of 8 or 16 bits, which
+            are divided by 255 or 65535, or of floats in [0, 1].
+        num_channels: Channels that it must have.
+
+    Raises:
+        ValueError: If it cannot be read, or has other channels or values.
+    """
+    try:
+        values = _read_array(Path(path))
+    except (OSError, ValueError) as error:  # also rasterio's
+        raise ValueError(f"{str(path)!r} is no TIFF and no .npy file that can be read: {error}") from error
+    values = values[None] if values.ndim == 2 else values
+    if values.ndim == 3 and len(values) != num_channels and values.shape[2] == num_channels:
+        values = values.transpose(2, 0, 1)
+    if values.ndim != 3 or len(values) != num_channels:
+        raise ValueError(f"`num_channels` is {num_channels}, but {str(path)!r} has the shape {values.shape}.")
+    kind = values.dtype.newbyteorder("=")
+    if kind not in WHITE and kind.kind != "f":
+        raise ValueError(f"{str(path)!r} must have integers of 8 or 16 bits without a sign, or floats, got {kind}.")
+    pixels = torch.from_numpy(np.ascontiguousarray(values, np.float32)) / WHITE.get(kind, 1)
+    low, high = (float(bound) for bound in pixels.aminmax())
+    if not (low >= 0 and high <= 1):  # also true of NaN
+        raise ValueError(f"{str(path)!r} must have floats in [0, 1], got [{low:g}, {high:g}]: divide by a white.")
+    return pixels
+
+
+def _read_array(path: Path) -> np.ndarray:
+    if path.suffix.lower() == ARRAY_SUFFIX:
+        return np.load(path, allow_pickle=False)
+    try:
+        import rasterio
+    except ImportError as error:
+        raise ValueError("it needs the package rasterio: `pip install rasterio`.") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)  # a plain TIFF
+        with rasterio.open(path) as source:
+            return source.read()
+
+
+def open_array_folders(path: Path, names: SplitNames) -> Tables:
+    """Return tables by split of a folder with a sub-folder of TIFF or `.npy` files for each class.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    from datasets import ClassLabel, Dataset, Features, Value
+
+    files = {
+        split: [each for each in sorted(folder.glob("*/*")) if each.suffix.lower() in ARRAY_SUFFIXES]
+        for split, folder in split_folders(path, names).items()
+    }
+    classes = sorted({file.parent.name for file in itertools.chain.from_iterable(files.values())})
+    if not classes:
+        raise ValueError(f"{str(path)!r} must have a sub-folder of {', '.join(ARRAY_SUFFIXES)} files for each class.")
+    features = Features({"image": Value("string"), "label": ClassLabel(names=classes)})
+    return {
+        split: Dataset.from_dict(
+            {"image": list(map(str, found)), "label": [classes.index(file.parent.name) for file in found]}, features
+        )
+        for split, found in files.items()
+        if found
+    }
+
+
+def with_paths(table: Dataset) -> Dataset:
+    """Return a table whose column `image` has the paths of files, which are no pictures that `datasets` reads.
+
+    Raises:
+        ValueError: If an image is not a file of its own.
+    """
+    from datasets import Value
+
+    if table.features["image"] == Value("string"):
+        return table
+    paths: list[Any] = image_paths(table, "image")
+    if None in paths:
+        raise ValueError("`num_channels` needs a folder of files: images that lie in tables are RGB. Leave it out.")
+    others = cast("Dataset", table.remove_columns("image"))
+    return cast("Dataset", others.add_column("image", cast(Any, paths)))  # pyrefly: ignore[missing-argument]
+
+
+def measure_channels(paths: Sequence[str], num_channels: int) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation of the channels over the pixels of images, evenly chosen from many."""
+    count = min(len(paths), MEASURED_IMAGES)
+    sums = torch.zeros(3, num_channels, dtype=torch.float64)
+    for number in range(count):
+        pixels = read_channels(paths[number * len(paths) // count], num_channels).double().flatten(1)
+        sums += torch.stack([torch.full((num_channels,), pixels.shape[1]), pixels.sum(1), pixels.square().sum(1)])
+    mean, square = sums[1] / sums[0], sums[2] / sums[0]
+    deviation = (square - mean.square()).clamp(min=0).sqrt().clamp(min=LEAST_DEVIATION)
+    return mean.tolist(), deviation.tolist()
+
+
+class ChannelJitter(nn.Module):
+    """Brightens each channel of a sample by a factor of its own; colors need no meaning.
+
+    Args:
+        strength: Largest change of the factor from 1.
+    """
+
+    def __init__(self, strength: float) -> None:
+        super().__init__()
+        self.strength = strength
+
+    def forward(self, sample: dict[str, Any]) -> dict[str, Any]:
+        image = sample["image"]
+        factors = 1 + self.strength * (2 * torch.rand(len(image), 1, 1) - 1)
+        sample["image"] = type(image)((image * factors).clamp(0, 1))
+        return sample
+
+
+class Clamp(nn.Module):
+    """Brings the pixels of a resized sample back into [0, 1], as `RadioImageProcessor` does."""
+
+    def forward(self, sample: dict[str, Any]) -> dict[str, Any]:
+        return {**sample, "image": type(sample["image"])(sample["image"].clamp(0, 1))}
+
+
+def shown_in_rgb(images: Tensor, settings: FinetuneSettings) -> Tensor:
+    """Return three channels of images, brightened, for figures: `(batch, 3, height, width)`."""
+    if settings.num_channels is None:
+        return images
+    shown = images[:, rgb_of(settings) or (0, 0, 0)]
+    white = shown.flatten(1).float().quantile(SHOWN_QUANTILE, dim=1).clamp(min=LEAST_DEVIATION)
+    return (shown / white.view(-1, 1, 1, 1)).clamp(0, 1)
+
+
+def rgb_of(settings: FinetuneSettings) -> tuple[int, ...]:
+    """Return the channels that are red, green and blue; none of fewer than three channels.
+
+    Raises:
+        ValueError: If the images have no such channels.
+    """
+    count = settings.num_channels or 3
+    given = settings.rgb_channels
+    if given is None:
+        return RGB if count >= len(RGB) else ()
+    if len(given) != len(RGB) or len(set(given)) != len(RGB) or not all(0 <= each < count for each in given):
+        raise ValueError(f"`rgb_channels` must be three of the channels 0 to {count - 1}, got {given}.")
+    return given
+
+
+def widen_first_layer(weight: Tensor, num_channels: int, rgb: Sequence[int], rule: str) -> Tensor:
+    """Return the weights of a layer on patches of other channels, made from one on RGB.
+
+    The channels of `rgb` keep the weights of red, green and blue. "mean" gives all others their mean, "copy" these in
+    turn, and "zero" nothing. With "mean" and "copy" all weights are multiplied by 3 / `num_channels`, which keeps the
+    size of the sum where channels are alike.
+
+    Args:
+        weight: `(hidden, 3 * patch**2)`, channel-major.
+        num_channels: Number of channels.
+        rgb: Those that are red, green and blue; may be empty.
+        rule: "mean", "copy" or "zero".
+
+    Returns:
+        `(hidden, num_channels * patch**2)`.
+    """
+    colors = weight.unflatten(1, (len(RGB), -1))
+    wide = colors.mean(1, keepdim=True).repeat(1, num_channels, 1)
+    if rule != "mean":
+        others = [channel for channel in range(num_channels) if channel not in rgb]
+        turns = torch.tensor([number % len(RGB) for number in range(len(others))], dtype=torch.long)
+        wide[:, others] = colors[:, turns] if rule == "copy" else 0
+    if rgb:
+        wide[:, list(rgb)] = colors
+    return (wide if rule == "zero" else wide * (len(RGB) / num_channels)).flatten(1)
+
+
+def check_widening(settings: FinetuneSettings, config: RadioConfig) -> None:
+    """Refuse channels that a run cannot train.
+
+    Args:
+        settings: Settings of the run.
+        config: Configuration of the checkpoint.
+
+    Raises:
+        ValueError: It names the setting.
+    """
+    count = settings.num_channels
+    if count is None:
+        given = [name for name in ("rgb_channels", "new_channels") if name in settings.model_fields_set]
+        if given and getattr(settings, given[0]) != type(settings).model_fields[given[0]].default:
+            raise ValueError(f"`{given[0]}` is about images of `num_channels`, which is left out.")
+        if config.num_channels != len(RGB):
+            raise ValueError(f"`num_channels` must be {config.num_channels}, as the checkpoint's, got None.")
+        return
+    if settings.streaming:
+        raise ValueError(f"`streaming` reads RGB images, got `num_channels` {count}: leave one of them out.")
+    has_layer = not config.is_foreign and config.navit is None and config.video_temporal_patch_size is None
+    if config.num_channels not in (len(RGB), count) or (not has_layer and config.num_channels != count):
+        raise ValueError(f"`num_channels` {count} does not fit this checkpoint of {config.num_channels} channels.")
+    if not rgb_of(settings) and settings.new_channels == "zero":
+        raise ValueError("`new_channels` 'zero' would leave no weights: take 'mean' or 'copy'.")
+    if config.num_channels == len(RGB) and (settings.uses_adapter or settings.quantize):
+        raise ValueError(
+            f"`tune` must be 'head' or 'full' with `num_channels` {count} on an RGB checkpoint, got {settings.tune!r}: "
+            "an adapter has no first layer and no normalization."
+        )
+
+
+def widened(model: RadioPreTrainedModel, config: RadioConfig, settings: FinetuneSettings) -> RadioPreTrainedModel:
+    """Return a model for the channels and the normalization of a configuration, made from one for RGB."""
+    state = model.state_dict()
+    key = f"{FIRST_LAYER}.weight"
+    if config.num_channels != model.config.num_channels:
+        state[key] = widen_first_layer(state[key], config.num_channels, rgb_of(settings), settings.new_channels)
+    for name in ("norm_mean", "norm_std"):
+        state[f"{_CONDITIONER}.{name}"] = torch.tensor(getattr(config, name)).view(-1, 1, 1)
+    wide = type(model)(config)
+    wide.load_state_dict(state)
+    return wide.eval()
