@@ -9,7 +9,6 @@ from tuning_fixtures import _short_and_apart
 
 from modeling_radio import RadioConfig, RadioForImageClassification, RadioImageProcessor, RadioModel
 from modeling_radio.api import evaluate
-from modeling_radio.conversion.export import main as export
 from modeling_radio.tuning.channels import FIRST_LAYER, read_channels, shown_in_rgb, widen_first_layer
 from modeling_radio.tuning.data import load_images
 from modeling_radio.tuning.run import FinetuningRun
@@ -90,18 +89,6 @@ def test_rules_of_the_first_layer():
     assert torch.equal(widen_first_layer(weight, 3, (0, 1, 2), "mean"), weight)
 
 
-def exported(folder, path, inputs, model):
-    """The graph of a folder has the same channels and answers."""
-    onnxruntime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-    assert export([str(folder), str(path)]) == 0
-    session = onnxruntime.InferenceSession(path)
-    (given,) = session.get_inputs()
-    assert given.shape[1] == CHANNELS
-    (found, *_) = session.run(None, {given.name: inputs.numpy()})
-    torch.testing.assert_close(torch.from_numpy(found), model(inputs).logits.detach(), atol=1e-4, rtol=1e-4)
-
-
 def test_a_new_first_layer_learns_with_the_head(base, fields, tmp_path):
     run = FinetuningRun(run_settings(base, fields, tmp_path / "run", num_channels=CHANNELS))
     trained = {name for name, weight in run.model.named_parameters() if weight.requires_grad}
@@ -127,7 +114,6 @@ def test_a_run_from_files_to_a_folder(base, fields, tmp_path):
     assert model(inputs).logits.shape == (1, 2)
     with pytest.raises(ValueError, match="`pixel_values` must have 5 channels, got 3"):
         model(inputs[:, :3])
-    exported(tmp_path / "run" / "final", tmp_path / "five.onnx", inputs, model)
     picture = Image.open(next((tmp_path / "run" / "pictures" / "examples").glob("*.jpg")))
     assert picture.getextrema()[0][1] > 200  # brightened
     found = evaluate(checkpoint=str(tmp_path / "run" / "final"), data=str(fields), num_workers=0, resamples=100)
