@@ -42,7 +42,7 @@ def calls_of_rank(networks: Networks, stage: Recipe, own: Mapping[str, Sequence[
     Args:
         networks: Student and teachers.
         stage: The stage.
-        own: What a rank has of a step, as `BatchPlan.shapes_of_ranks` says.
+        own: Images of a rank, as `BatchPlan.shapes_of_ranks` returns them.
     """
     num_passes, num_shapes, seen, calls = 0, 0, 0, dict[str, int]()
     for partition in stage.partitions:
