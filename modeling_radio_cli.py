@@ -49,6 +49,7 @@ MORE_COMMANDS = {
     "compare-release": "conversion.compare_release",
     "completion": "core.completion",
     "demo-results": "demo.results",
+    "export-checkpoint": "training.export_checkpoint",
     "from-timm": "conversion.from_timm",
     "feature-video": "evaluation.feature_video",
     "gallery": "evaluation.gallery",

@@ -395,6 +395,22 @@ def check_fits(path: Path, saved: Mapping[str, Sequence[int]], wanted: Mapping[s
         )
 
 
+def load_modules(checkpoint: Path, modules: Mapping[str, nn.Module]) -> None:
+    """Load modules, sharded or not, each once it is known to fit.
+
+    Args:
+        checkpoint: Folder of an intact checkpoint.
+        modules: By the names of their files.
+
+    Raises:
+        CheckpointError: If a part is of another network.
+    """
+    for name, module in modules.items():
+        saved, wanted = SavedTensors(checkpoint, name), state_tensors(module)
+        check_fits(saved.path, saved.shapes, wanted)
+        load_state_tensors(module, {key: saved.read(key, tensor) for key, tensor in wanted.items()})
+
+
 class CheckpointWriter:
     """Lets every rank write its own files in a thread, into a folder that all see; the first one names it in the end.
 
@@ -536,10 +552,7 @@ class RunState:
         Raises:
             CheckpointError: If a part is of another network.
         """
-        for name, module in self.modules.items():
-            saved, wanted = SavedTensors(checkpoint, name), state_tensors(module)
-            check_fits(saved.path, saved.shapes, wanted)
-            load_state_tensors(module, {key: saved.read(key, tensor) for key, tensor in wanted.items()})
+        load_modules(checkpoint, self.modules)
         saved = SavedTensors(checkpoint, OPTIMIZER)
         moments = {key: shape for key, shape in saved.shapes.items() if shape}
         parameters = parameters_of_moments(self.optimizer, moments)

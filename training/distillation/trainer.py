@@ -390,6 +390,9 @@ class Distiller:
         if is_last and self.accelerator.is_main_process and (self.output / "final").is_dir():
             (self.output / OUTDATED).touch()  # or a kill here would let the next stage start from the old export
         facts = {"step": self.step, "data": self.parts.fingerprint, "recipe": self.recipe.to_dict(), "dealing": DEALING}
+        facts["widths"] = {
+            each["name"]: (each["summary_dim"], each["feature_dim"]) for each in self.parts.model.config.adaptors
+        }
         positions = self.state.save(self.writer, facts)
         if self.recipe.data.streaming and self.accelerator.is_main_process:
             write_data_record(self.output, self.recipe, left_out_of_streams(positions))
