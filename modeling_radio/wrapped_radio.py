@@ -879,6 +879,15 @@ class WrappedTrunk(PreTrainedModel):
         self._frozen = tuple(module for name, module in self.network.named_modules() if is_frozen(name, module))
         self.train(self.training)
 
+    def freeze_statistics(self) -> None:
+        """Keep the running statistics of all batch norms, and normalize by them in training too; weights still learn.
+
+        With the statistics of other images, features of images like those of the network's own training change.
+        """
+        norms = [each for each in self.network.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)]
+        self._frozen = (*self._frozen, *norms)
+        self.train(self.training)
+
     def _order(self) -> _Order:
         wrapping = self.wrapping
         return _find_order(wrapping.source, wrapping.name, json.dumps(wrapping.arguments, sort_keys=True))

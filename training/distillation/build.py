@@ -35,6 +35,8 @@ from modeling_radio.training.student.sharding import (
     shard_by_own_parts,
     shard_within,
 )
+from modeling_radio.training.student.warm_start.projections import PrincipalProjections
+from modeling_radio.training.student.warm_start.radio import WarmStart
 from modeling_radio.training.student.warm_start.start import start_student
 from modeling_radio.training.targets.examples import TargetSource
 from modeling_radio.training.targets.statistics import TeacherStatistics
@@ -123,7 +125,7 @@ def build_run(
     check_export_settings(recipe.export, model.config)
     # Read now: the folder may be deleted during the run.
     lineage = on_first_rank(lambda: _write_lineage(recipe, model, output, init_from, is_new=is_new))
-    copied_heads = _warm_start(recipe, accelerator, model, teachers, output, init_from) if is_new else []
+    warm_start = _warm_start(recipe, accelerator, model, teachers, output, init_from) if is_new else None
     regularize(model.to(accelerator.device), recipe)
     muon_dtype = torch.bfloat16 if recipe.mixed_precision == "bf16" else torch.float32
     options = build_options(recipe, widths, model, accelerator)
@@ -144,8 +146,9 @@ def build_run(
     for line in recipe.settings_without_effect():
         accelerator.print(line, flush=True)
     if is_new:
-        _calibrate(recipe, statistics, plan, source)
-        standardize_heads(model, copied_heads, statistics.standardizers())
+        needs_projections = warm_start is not None and warm_start.needs_projections
+        _calibrate(recipe, statistics, plan, source, PrincipalProjections(model) if needs_projections else None)
+        standardize_heads(model, warm_start.kept if warm_start else [], statistics.standardizers())
     ema = MovingAverage(model, recipe.ema.decay)
     shapes = blueprint(accelerator, model)
 
@@ -201,26 +204,36 @@ def _warm_start(
     teachers: Mapping[str, Teacher],
     output: Path,
     init_from: str | None,
-) -> list[str]:
-    """Copy matching weights from `init_from`; return the teachers whose heads were copied."""
+) -> WarmStart | None:
+    """Copy matching weights from `init_from`."""
     if init_from is None:
-        return []
+        return None
     blocks = recipe.student.init_blocks if init_from == recipe.student.init_from else None
     report = start_student(model, init_from, teachers, blocks)
     accelerator.print(report.describe(), flush=True)
     if accelerator.is_main_process:
         write_text(output / "warm_start.json", json.dumps(asdict(report), indent=2) + "\n")
-    return report.kept
+    return report
 
 
-def _calibrate(recipe: Recipe, statistics: TeacherStatistics, plan: BatchPlan, source: TargetSource) -> None:
-    """Gather the teachers' statistics over some batches before the first step."""
+def _calibrate(
+    recipe: Recipe,
+    statistics: TeacherStatistics,
+    plan: BatchPlan,
+    source: TargetSource,
+    projections: PrincipalProjections | None,
+) -> None:
+    """Gather the teachers' statistics over some batches before the first step, and the student's projections."""
     num_steps = recipe.standardization.calibration_steps
     for _, example in source.examples(lambda: plan.steps(0, num_steps)):
         finite = {name: target for name, target in example.targets.items() if target.is_finite()}
         for name in example.targets.keys() - finite.keys():
             print(f"Calibration leaves out a batch of teacher {name!r}: its output is not finite.", flush=True)
         statistics.update(finite)
+        if projections is not None:
+            projections.update(example.pixel_values)
+    if projections is not None:
+        projections.fit()
     statistics.end_step()
     statistics.refit()
 

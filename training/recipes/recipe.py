@@ -450,6 +450,7 @@ def unchangeable(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[st
     is_switched = bool(first["contrastive"]["weight"]) != bool(second["contrastive"]["weight"])
     return [
         *("student.architecture", "student.arguments", "student.levels", "student.frozen_stages"),
+        "student.frozen_statistics",
         *("student.preset", "student.config", "student.adaptor", "spectral", "taps", "hooks", "optimizer.name"),
         *("balancing.method", "contrastive.bank_size", *sorted(before ^ after)),
         *(["contrastive"] if is_switched else []),

@@ -530,6 +530,8 @@ class StudentRecipe(RecipeSection):
             numbers count from the last map, which is the network's final output. All maps are projected to the width
             `config.hidden_size`.
         frozen_stages: Number of first stages of such a network that are not trained.
+        frozen_statistics: Whether its batch norms keep their running statistics, and normalize by them in training too;
+            for a network that starts from weights and learns from other images than these did.
         preset: Name of a `RadioConfig` preset to start from, or the import path of a function that takes fields of
             `RadioConfig` by name and returns one, "my_package.my_module:my_student"; None for the config's defaults.
         config: Fields of `RadioConfig` that differ from the preset; null removes those of the base recipe.
@@ -548,7 +550,7 @@ class StudentRecipe(RecipeSection):
             From a plain ViT of transformers or timm (DINOv2, DINOv3, SigLIP, SigLIP2, MAE, ViT), or from a teacher of
             the recipe that is one, it gets the trunk. Another network of timm or transformers starts from a RADIO
             folder of this network, from a teacher of the recipe that is one, or with the published weights "timm:NAME"
-            or "transformers:NAME". None for random weights.
+            or "transformers:NAME": projections of several `levels` then start orthogonal. None for random weights.
         init_blocks: Blocks of that checkpoint to copy, in order, counted from 0; None for all.
         num_tokens: Nested dropout of a RADIO1D student (`student.config.downscale_levels`): number of global tokens of
             an image that reach the decoder in a step. "triangular" (density 2 - 2x, as published), "uniform", "beta"
@@ -561,6 +563,7 @@ class StudentRecipe(RecipeSection):
     arguments: Clearable = {}
     levels: Annotated[list[int], Len(1)] = [-1]
     frozen_stages: int = Field(0, ge=0)
+    frozen_statistics: bool = False
     preset: str | None = None
     config: Clearable = {}
     adaptor: dict[str, Any] = {}
@@ -579,7 +582,8 @@ class StudentRecipe(RecipeSection):
         rule = "null without `student.init_from`"
         require(self.init_blocks is None or self.init_from is not None, "init_blocks", self.init_blocks, rule)
         if self.architecture == OWN_ARCHITECTURE:
-            for name, default in (("arguments", {}), ("levels", [-1]), ("frozen_stages", 0)):
+            own = {"arguments": {}, "levels": [-1], "frozen_stages": 0, "frozen_statistics": False}
+            for name, default in own.items():
                 value, rule = getattr(self, name), f"{default!r} with `student.architecture` '{OWN_ARCHITECTURE}'"
                 require(value == default, name, value, rule)
         else:

@@ -76,7 +76,7 @@ def build_student(recipe: Recipe, teachers: Mapping[str, TeacherShape]) -> Radio
     freeze_projection_of_clips(student)
     if student.config.is_foreign:
         smallest = min(size for partition in recipe.partitions for size in partition.sizes_px)
-        freeze_parts(student, recipe.student.frozen_stages, smallest)
+        freeze_parts(student, recipe.student, smallest)
     if recipe.student.positions == "sincos":
         table = student.radio_model.model.patch_generator.pos_embed
         with torch.no_grad():

@@ -117,7 +117,9 @@ def check_foreign(recipe: Recipe, config: RadioConfig) -> None:
     if needs_sdpa:
         settings["student.attention"] = (student.attention, "sdpa", "its library chooses its attention itself")
     if config.eradio is not None:
-        settings["student.frozen_stages"] = (student.frozen_stages, 0, "only stages of a library's network freeze")
+        reason = "only a library's network has them"
+        settings["student.frozen_stages"] = (student.frozen_stages, 0, reason)
+        settings["student.frozen_statistics"] = (student.frozen_statistics, False, reason)
     for partition in recipe.partitions:
         path = f"partitions.{partition.name}"
         settings[f"{path}.vitdet_windows"] = (partition.vitdet_windows, None, "it has no ViTDet windows")
@@ -143,26 +145,29 @@ def _check_sizes(recipe: Recipe, config: RadioConfig, name: str | None) -> None:
                 raise RecipeError(f"`{path}`: {error}") from error
 
 
-def freeze_parts(student: RadioModel, num_stages: int, side: int) -> None:
-    """Freeze the first stages of a library's network, and weights that no output reads, such as its own head's.
+def freeze_parts(student: RadioModel, recipe: StudentRecipe, side: int) -> None:
+    """Freeze what the recipe says of a library's network, and weights that no output reads, such as its own head's.
 
     DDP would wait for gradients of the latter.
 
     Args:
         student: On the CPU, changed in place.
-        num_stages: Stages to freeze; 0 for none.
+        recipe: The stages to freeze, and whether running statistics are frozen.
         side: Pixels along a side of an image that the student takes.
 
     Raises:
         RecipeError: If it has fewer stages.
     """
     trunk = student.radio_model.model
-    if num_stages:
+    if recipe.frozen_stages:
         assert isinstance(trunk, WrappedTrunk)  # `check_foreign`
         try:
-            trunk.freeze_stages(num_stages)
+            trunk.freeze_stages(recipe.frozen_stages)
         except ValueError as error:
             raise RecipeError(f"`student.frozen_stages`: {error}.") from error
+    if recipe.frozen_statistics:
+        assert isinstance(trunk, WrappedTrunk)  # `check_foreign`
+        trunk.freeze_statistics()
     was_training = student.training
     student.eval()
     output = student(torch.zeros(1, 3, side, side), return_dict=True)

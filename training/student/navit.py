@@ -26,8 +26,9 @@ def navit_config(student: StudentRecipe, fields: Mapping[str, Any]) -> RadioConf
         raise ValueError("`config` must be without `navit`: its options are `student.arguments`.")
     if "heads" in student.arguments:
         raise ValueError("`arguments` must be without `heads`: heads with cross-attention are not trained here.")
-    if student.levels != [-1] or student.frozen_stages:
-        raise ValueError("`levels` and `frozen_stages` must be left out for NaViT: they are of networks of a library.")
+    for name, default in (("levels", [-1]), ("frozen_stages", 0), ("frozen_statistics", False)):
+        if getattr(student, name) != default:
+            raise ValueError(f"`{name}` must be left out for NaViT: it is of networks of a library.")
     fields, options = dict(fields), dict(student.arguments)
     with_summary = fields.pop("summary_idxs", None)
     count = fields.get("num_cls_tokens", NAVITS[student.architecture]["num_cls_tokens"])

@@ -137,6 +137,7 @@ CONTEXTS: dict[str, dict[str, Any]] = {
     "student.arguments": NETWORK,
     "student.levels": NETWORK,
     "student.frozen_stages": NETWORK,
+    "student.frozen_statistics": NETWORK,
     "student.init_from": TRUNK,
     "student.init_blocks": {**TRUNK, "student.init_from": "start"},
     "student.num_tokens": FEWER,

@@ -52,6 +52,15 @@ def test_weights_without_a_gradient_and_frozen_stages_are_not_trained():
     assert {name.rpartition(".")[0] for name in frozen} == {"radio_model.model.network.head.norm"}
 
 
+def test_frozen_statistics_stay_and_norms_still_learn():
+    student = build_student(recipe_of("ResNet", {"frozen_stages": 1, "frozen_statistics": True}), TEACHERS).train()
+    network = student.radio_model.model.network
+    before = {name: each.clone() for name, each in network.named_buffers()}
+    student(torch.rand(2, 3, 64, 64)).features.sum().backward()
+    assert all(torch.equal(each, before[name]) for name, each in network.named_buffers())
+    assert network.layer4[0].bn1.weight.grad is not None
+
+
 @pytest.mark.parametrize(
     ("name", "student", "sections", "named"),
     [
@@ -61,6 +70,7 @@ def test_weights_without_a_gradient_and_frozen_stages_are_not_trained():
         ("ConvNeXt", {"attention": "eager"}, {}, "student.attention"),
         ("ResNet", {"passes_at_once": 2}, {}, "student.passes_at_once"),
         ("E-RADIO", {"frozen_stages": 1}, {}, "student.frozen_stages"),
+        ("E-RADIO", {"frozen_statistics": True}, {}, "student.frozen_statistics"),
         ("E-RADIO", {}, {"partitions": [{"name": "low", "sizes_px": [48], "batch_size": 2}]}, "sizes_px"),
         ("ConvNeXt", LARGE_WINDOWS, {"partitions": [{"name": "low", "sizes_px": [16], "batch_size": 2}]}, "sizes_px"),
         ("ConvNeXt", {}, {"partitions": [{"name": "low", "sizes_px": [64], "token_budget": 8}]}, "token_budget"),
@@ -95,7 +105,9 @@ def test_an_unknown_or_unfit_network_is_one_line(student):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("wrong", [{"arguments": {"a": 1}}, {"levels": [0]}, {"frozen_stages": 1}])
+@pytest.mark.parametrize(
+    "wrong", [{"arguments": {"a": 1}}, {"levels": [0]}, {"frozen_stages": 1}, {"frozen_statistics": True}]
+)
 def test_settings_of_other_architectures_are_refused_for_ours(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         StudentRecipe(**wrong)

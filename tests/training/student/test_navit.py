@@ -72,6 +72,7 @@ def test_a_pack_in_training_cuts_each_image_by_its_own_number():
         ([*STUDENT, "student.arguments={norm: pre}"], "navit.norm"),
         ([*STUDENT, "student.config.navit={}"], "config"),
         ([*STUDENT, "student.frozen_stages=1"], "frozen_stages"),
+        ([*STUDENT, "student.frozen_statistics=true"], "frozen_statistics"),
         ([*STUDENT, "student.arguments={heads: {}}"], "arguments"),
         (["student.preset=navit_tiny"], "preset"),
     ],

@@ -28,6 +28,7 @@ class WarmStart:
         resized: Weights that were resized, or folded into others.
         added: Parts that the source lacks, and how they start.
         left_out: Parts of the source that the student lacks.
+        needs_projections: Whether the network's levels have projections that the source lacks.
     """
 
     source: str
@@ -36,6 +37,7 @@ class WarmStart:
     resized: list[str] = field(default_factory=list)
     added: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    needs_projections: bool = False
 
     def describe(self) -> str:
         """Return one line for the source, and one for each list that is not empty."""

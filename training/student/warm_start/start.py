@@ -62,7 +62,9 @@ def _network_of(teacher: Teacher) -> nn.Module:
 
 @torch.no_grad()
 def start_network(student: RadioModel, source: str, teachers: Mapping[str, Teacher]) -> WarmStart:
-    """Copy weights into a library's network in a student; its pool, projections and heads stay as they are.
+    """Copy weights into a library's network in a student; its pool and heads stay as they are.
+
+    So do projections of its levels, which follow from images: see `PrincipalProjections`.
 
     Args:
         student: Changed in place.
@@ -83,9 +85,11 @@ def start_network(student: RadioModel, source: str, teachers: Mapping[str, Teach
             f"are missing or have another shape, {others[0]!r} and such."
         )
     network.load_state_dict({key: given[key] for key in own})
-    report = WarmStart(f"{source!r}, weights of a network of {(student.config.wrapped or {})['source']}")
+    label = f"{source!r}, weights of a network of {(student.config.wrapped or {})['source']}"
+    report = WarmStart(label, needs_projections=len(student.radio_model.model.projections) > 0)
     report.taken.append("the network")
     report.added.append("heads of all teachers")
+    report.added.extend(["projections of its levels"] if report.needs_projections else [])
     left_out = [key for key in given if key not in own]
     report.left_out.extend([f"{len(left_out)} weights, {left_out[0]} and such"] if left_out else [])
     return report
