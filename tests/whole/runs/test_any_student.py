@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_distillation import assert_same_tensors, distil, last_state
-from tiny_networks import STUDENTS, TinyNetwork
+from tiny_networks import STUDENTS, TinyNetwork, build_wrapped
 
 from modeling_radio import RadioBackbone, RadioModel
 from modeling_radio.conversion.to_network import main as to_network
+from modeling_radio.conversion.to_network import save_network
 from modeling_radio.training.distillation import trainer
 from modeling_radio.training.recipes.recipe import load_recipe
 from modeling_radio.training.student.ema import running_statistics
@@ -90,9 +91,16 @@ def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(name, middle, recip
     assert_same_tensors(last_state("whole"), last_state("parts"))
 
 
-def test_the_export_has_the_averaged_running_statistics(recipe_file) -> None:
-    distiller = trainer.Distiller(load_recipe(recipe_file, STUDENTS["ResNet"].overrides), Path("run"))
+def test_the_export_has_the_averaged_running_statistics_and_levels_with_channels_of_their_own(recipe_file) -> None:
+    Path("start").mkdir()
+    save_network(build_wrapped("ResNet"), Path("start"))
+    settings = [*STUDENTS["ResNet"].overrides, "student.init_from=timm:local-dir:start", "optimizer.learning_rate=1e-4"]
+    distiller = trainer.Distiller(load_recipe(recipe_file, settings), Path("run"))
     final = distiller.run()
+    fine, coarse = (each.weight.detach() for each in distiller.parts.model.radio_model.model.projections)
+    half = len(fine) // 2
+    assert fine[half:].norm() < 0.1 * fine[:half].norm()
+    assert coarse[:half].norm() < 0.1 * coarse[half:].norm()
     student, average = running_statistics(distiller.parts.model), running_statistics(distiller.parts.average)
     assert not any(map(torch.equal, student, average))
     assert all(map(torch.equal, running_statistics(RadioModel.from_pretrained(final)), average))

@@ -31,7 +31,8 @@ class PrincipalProjections:
     def __init__(self, student: RadioModel) -> None:
         self.student, self.trunk = student, student.radio_model.model
         assert isinstance(self.trunk, WrappedTrunk)
-        self.moments = [torch.zeros(width, width, dtype=torch.float64) for width in self.trunk.wrapping.widths]
+        device = next(self.trunk.parameters()).device
+        self.moments = [torch.zeros(n, n, dtype=torch.float64, device=device) for n in self.trunk.wrapping.widths]
 
     @torch.no_grad()
     def update(self, groups: Sequence[Tensor]) -> None:
@@ -48,7 +49,7 @@ class PrincipalProjections:
             )
             for index, each in enumerate(maps):
                 means = each.mean(dim=(2, 3)).double()
-                self.moments[index] = self.moments[index].to(means.device) + means.T @ means
+                self.moments[index] += means.T @ means
         self.trunk.train(was_training)
 
     @torch.no_grad()
