@@ -27,7 +27,7 @@ DEFAULT_IMAGE_KB = 100
 
 DEFAULT_START_US = 6.0
 """Our choice: launching a kernel takes some microseconds of the processor, and Python and PyTorch's dispatcher as much
-again. `bash benchmarks/gpu.sh step` measures yours."""
+again. PyTorch's profiler shows yours."""
 
 
 class PlanSettings(RecipeCommand):

@@ -163,7 +163,10 @@ class Plan:
     def memory(self) -> Memory:
         """Return the largest memory use of a GPU."""
         between = memory_between_passes(self.networks, self.stages, self.num_gpus)
-        return between.with_pass(PassBytes(*map(max, zip(*self.pass_bytes().values(), strict=True))))
+        passes = self.pass_bytes().values()
+        most, least = (max(each.total(is_checkpointed=flag) for each in passes) for flag in (False, True))
+        targets = max(passes, key=lambda each: each.total(is_checkpointed=False)).targets
+        return between.with_pass(PassBytes(targets, most - targets, least - targets))
 
     def step_time(self, stage: Recipe, speed: Speed, in_8_bits: str | None = None) -> StepTime:
         """Return the simulated time of a step of a stage; arguments are those of `seconds`."""
