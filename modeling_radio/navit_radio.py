@@ -343,6 +343,34 @@ class NavitPatches(nn.Module):
         return patches.permute(0, 2, 4, 3, 5, 1).reshape(batch_size, -1, size * size * channels)
 
 
+def start_linear(module: nn.Linear, gains: Sequence[float]) -> None:
+    """Draw the weights of a linear layer, and its biases as torch does.
+
+    Args:
+        module: Layer to fill.
+        gains: Those of Xavier's normal distribution for parts of the outputs of equal size; none draws as torch does.
+    """
+    bound = module.in_features**-0.5
+    if gains:
+        rows = module.out_features // len(gains)
+        std = (2 / (module.in_features + rows)) ** 0.5
+        like = module.weight
+        parts = [torch.randn(rows, module.in_features, device=like.device) * gain * std for gain in gains]
+        init.copy_(module.weight, torch.cat(parts))
+    else:
+        init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+    if module.bias is not None:
+        init.uniform_(module.bias, -bound, bound)
+
+
+def start_norm(module: nn.LayerNorm | nn.RMSNorm) -> None:
+    """Let a norm begin without effect."""
+    if module.weight is not None:
+        init.ones_(module.weight)
+        if isinstance(module, nn.LayerNorm):
+            init.zeros_(module.bias)
+
+
 class NavitTransformer(PreTrainedModel):
     """Patches, blocks, the last norm and the attention pool.
 
@@ -382,21 +410,9 @@ class NavitTransformer(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Draw new weights as NVIDIA's code does: of linear layers outside of the blocks, and biases, as torch does."""
         if isinstance(module, nn.Linear):
-            gains, bound = self._gains(module), module.in_features**-0.5
-            if gains:  # Xavier's normal distribution for each part of the outputs
-                rows = module.out_features // len(gains)
-                std = (2 / (module.in_features + rows)) ** 0.5
-                like = module.weight
-                parts = [torch.randn(rows, module.in_features, device=like.device) * gain * std for gain in gains]
-                init.copy_(module.weight, torch.cat(parts))
-            else:
-                init.kaiming_uniform_(module.weight, a=math.sqrt(5))
-            if module.bias is not None:
-                init.uniform_(module.bias, -bound, bound)
-        elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and module.weight is not None:
-            init.ones_(module.weight)
-            if isinstance(module, nn.LayerNorm):
-                init.zeros_(module.bias)
+            start_linear(module, self._gains(module))
+        elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+            start_norm(module)
         elif isinstance(module, RadioLayerScale):
             block = next(block for block in self.blocks if module in (block.ls1, block.ls2))
             init.constant_(module.grandma, block.scale_start)  # pyrefly: ignore[bad-argument-type]
@@ -605,7 +621,7 @@ class NavitNetwork(RadioNetwork):
             adaptor: Any = self.adaptor(name)
             outputs[name] = output = adaptor(tokens, self.patch_features(tokens), *grid)
             if feature_format == "NCHW":
-                output.features = to_map(output.features, adaptor.head_mlp.target_grid(grid))
+                output.features = to_map(output.features, adaptor.wanted(grid).grid)
         return summary, features, {name: outputs[name] for name in names}
 
     def build_trunk(self, config: RadioConfig) -> nn.Module:

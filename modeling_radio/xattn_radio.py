@@ -4,17 +4,21 @@ The module answers on a grid of the teacher's, and under a known warp of the ima
 `config.navit` import this file. Modules carry NVIDIA's checkpoint names.
 """
 
+import math
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
 
 from .checks_radio import COUNT, FLAG, LARGEST, MOST_BLOCKS, Resolution, did_you_mean, integer, listed, number, optional
 from .configuration_radio import RadioAdaptorConfig, RadioConfig
 from .layers_radio import RadioLayerScale
-from .navit_radio import HEAD_EPS, CrossAttention, Rotation, grid_positions
+from .navit_radio import HEAD_EPS, CrossAttention, Rotation, grid_positions, start_linear, start_norm
 from .outputs_radio import RadioAdaptorOutput
 
 
@@ -34,6 +38,9 @@ class HeadOptions(NamedTuple):
         qk_norm: Layer norm of queries and keys.
         use_layer_scale: Learned factor per channel on each branch.
         target_grid: Rows and columns of the answer; `None` takes the image's own.
+        align_corners: Without a warp the outer cells of the answer lie on the centers of the image's outer patches, as
+            NVIDIA's do. Otherwise the cells divide the image's area, as in training here. Both are equal on the image's
+            own grid.
     """
 
     num_layers: int = 4
@@ -44,6 +51,7 @@ class HeadOptions(NamedTuple):
     qk_norm: bool = False
     use_layer_scale: bool = True
     target_grid: list[int] | None = None
+    align_corners: bool = True
 
     @classmethod
     def of(cls, name: str, values: Mapping[str, Any], width: int) -> "HeadOptions":
@@ -73,6 +81,7 @@ _RULES = {
     "qk_norm": FLAG,
     "use_layer_scale": FLAG,
     "target_grid": optional(listed(COUNT, 2)),
+    "align_corners": FLAG,
 }
 
 
@@ -139,47 +148,99 @@ def _from_edge_to_edge(count: int, device: torch.device, *, is_exact: bool) -> T
     return 2 * steps / steps[-1:].clamp(min=1) - 1
 
 
-class CrossAttentionHead(nn.Module):
-    """Answers for a teacher's summary and its features, on the teacher's grid."""
+def crop_warp(answer: Resolution, grid: Resolution, shift: Tensor) -> Tensor:
+    """Return the homographies from cells that divide a crop to the patches of another crop of the same size.
 
-    def __init__(self, width: int, adaptor: RadioAdaptorConfig, options: HeadOptions, is_rounded: bool) -> None:
-        super().__init__()
-        self.options, self.is_rounded, hidden = options, is_rounded, adaptor.hidden_size
+    Args:
+        answer: Rows and columns of the cells.
+        grid: Rows and columns of the patches.
+        shift: Rows and columns of patches from the crop of the patches to that of the cells, `(batch, 2)`.
+
+    Returns:
+        `(batch, 3, 3)` as `CrossAttentionHead.forward` takes them, float32. A crop of one row or column of patches has
+        no coordinates along it: all cells lie on it.
+    """
+    warps = torch.eye(3, dtype=torch.float64, device=shift.device).repeat(len(shift), 1, 1)
+    for axis, (cells, patches) in enumerate(zip(answer, grid, strict=True)):
+        place = 1 - axis  # x, of columns, comes first
+        per_unit = 2 / max(patches - 1, 1)
+        warps[:, place, place] = scale = per_unit * patches * (cells - 1) / (2 * cells)
+        # The cell at -1, whose center is half a cell from the edge, in patches of which the first has its center at 0.
+        first = (patches / cells - 1) / 2 + shift[:, axis].double()
+        warps[:, place, 2] = per_unit * first - 1 + scale
+    return warps.float()
+
+
+class WantedAnswer(NamedTuple):
+    """The answer that is wanted of a head for the images of a grid.
+
+    Attributes:
+        grid: Rows and columns of its cells.
+        homography: Warp of each image, as `CrossAttentionHead.forward` takes it; `None` is none.
+    """
+
+    grid: Resolution
+    homography: Tensor | None
+
+
+WANTED: ContextVar[Mapping[str, Mapping[tuple[int, int], WantedAnswer]] | None] = ContextVar("WANTED", default=None)
+"""In training, by adaptor and by the grid of images, the answers that the calls of this thread want."""
+
+
+class CrossAttentionHead(PreTrainedModel):
+    """Answers for a teacher's summary and its features, on the teacher's grid.
+
+    It is a `PreTrainedModel` because its weights start otherwise than those of other adaptors.
+    """
+
+    config_class = RadioConfig
+    config: RadioConfig  # pyrefly: ignore[bad-override-mutable-attribute]
+    # Attention here is always PyTorch's own, whatever the blocks have.
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
+
+    def __init__(self, config: RadioConfig, adaptor: RadioAdaptorConfig, values: Mapping[str, Any]) -> None:
+        super().__init__(config)
+        width, hidden = config.hidden_size, adaptor.hidden_size
+        self.options = options = HeadOptions.of(adaptor.name, values, width)
+        self.is_rounded = bool((config.navit or {}).get("rounded_angles"))
         self.layers = nn.ModuleList(CrossAttentionLayer(width, options) for _ in range(options.num_layers))
         self.summary_proj = _mlp(width, hidden, adaptor.summary_dim or 1)
         self.feature_proj = _mlp(width, hidden, adaptor.feature_dim or 1)
         self.homography_map = _mlp(9, hidden, width)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Draw new weights as NVIDIA's code does: of linear layers outside of the layers, and biases, as torch does."""
+        if isinstance(module, nn.Linear):
+            start_linear(module, self._gains(module))
+        elif isinstance(module, nn.LayerNorm):
+            start_norm(module)
+        elif isinstance(module, RadioLayerScale):
+            index = next(index for index, layer in enumerate(self.layers) if module in layer.children())
+            init.constant_(module.grandma, (self.config.num_hidden_layers + index + 1) ** -0.5)
+
+    def _gains(self, module: nn.Module) -> tuple[float, ...]:
+        """Return the gains of a layer's weights, of parts of equal size; none for one outside of the layers."""
+        gain = math.sqrt(math.log(3 * len(self.layers)))
+        layers: Any = self.layers
+        for layer in layers:
+            cross, attention = layer.cross_attn, layer.self_attn
+            if attention is not None and module is attention.qkv:
+                return 1.0, 1.0, gain
+            if module in (cross.q_proj, cross.k_proj):
+                return (1.0,)
+            if module in layer.modules():
+                return (gain,)
+        return ()
 
     def target_grid(self, grid: Sequence[int]) -> Resolution:
         """Return rows and columns of the answer for an image of a grid."""
         return Resolution(*(grid if self.options.target_grid is None else self.options.target_grid))
 
-    def forward(
-        self,
-        token: Tensor,
-        features: Tensor,
-        homography: Tensor | None = None,
-        grid_sizes: Sequence[Sequence[int]] | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Answer for images of one size.
-
-        Args:
-            token: Class token of the teacher among the final tokens, `(batch, hidden)`.
-            features: Final patch tokens, `(batch, rows * cols, hidden)`.
-            homography: Matrix of each image that maps cells of the answer to the image's, in coordinates (x, y, 1) of
-                which -1 and 1 are the centers of the outer cells, `(batch, 3, 3)`; `None` is the identity.
-            grid_sizes: One pair, the rows and columns of the patches; `None` is for square images.
-
-        Returns:
-            Summary `(batch, summary_dim)` and features `(batch, cells, feature_dim)`. Where a cell lies outside of the
-            image, the head starts from zeros there.
-        """
-        batch_size, length, width = features.shape
-        rows, cols = (round(length**0.5),) * 2 if grid_sizes is None else grid_sizes[0]
-        target = self.target_grid((rows, cols))
-        if homography is None:
-            homography = torch.eye(3, device=features.device).expand(batch_size, 3, 3)
-        sides = (_from_edge_to_edge(count, features.device, is_exact=self.is_rounded) for count in target)
+    def places(self, homography: Tensor, target: Resolution) -> Tensor:
+        """Return where cells of the answer lie in the images, x and y in [-1, 1], `(batch, cells, 2)`."""
+        sides = (_from_edge_to_edge(count, homography.device, is_exact=self.is_rounded) for count in target)
         y, x = torch.meshgrid(*sides, indexing="ij")
         points = torch.stack([x, y, torch.ones_like(x)], dim=-1).flatten(0, 1)
         warps = homography.float()
@@ -188,7 +249,39 @@ class CrossAttentionHead(nn.Module):
         warped = (warps[:, None] * points[:, None]).sum(-1)  # no product of matrices: autocast would round
         if self.is_rounded:
             warped = warped.bfloat16()
-        places = (warped[..., :2] / warped[..., 2:]).float()
+        return (warped[..., :2] / warped[..., 2:]).float()
+
+    def forward(  # pyrefly: ignore[bad-override]
+        self,
+        token: Tensor,
+        features: Tensor,
+        homography: Tensor | None = None,
+        grid_sizes: Sequence[Sequence[int]] | None = None,
+        target_grid: Sequence[int] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Answer for images of one size.
+
+        Args:
+            token: Class token of the teacher among the final tokens, `(batch, hidden)`.
+            features: Final patch tokens, `(batch, rows * cols, hidden)`.
+            homography: Matrix of each image that maps cells of the answer to the image's, in coordinates (x, y, 1) of
+                which -1 and 1 are the centers of the outer cells, `(batch, 3, 3)`; `None` is the identity, or without
+                `align_corners` that of cells which divide the image.
+            grid_sizes: One pair, the rows and columns of the patches; `None` is for square images.
+            target_grid: Rows and columns of the answer; `None` takes those of `HeadOptions`.
+
+        Returns:
+            Summary `(batch, summary_dim)` and features `(batch, cells, feature_dim)`. Where a cell lies outside of the
+            image, the head starts from zeros there.
+        """
+        batch_size, length, width = features.shape
+        rows, cols = (round(length**0.5),) * 2 if grid_sizes is None else grid_sizes[0]
+        target = self.target_grid((rows, cols)) if target_grid is None else Resolution(*target_grid)
+        if homography is None:
+            homography = torch.eye(3, device=features.device).expand(batch_size, 3, 3)
+            if not self.options.align_corners and target != (rows, cols):
+                homography = crop_warp(target, Resolution(rows, cols), homography.new_zeros(batch_size, 2))
+        places = self.places(homography, target)
         maps = features.transpose(1, 2).unflatten(2, (rows, cols))
         sampled = F.grid_sample(maps, places[:, :, None].to(maps), padding_mode="zeros", align_corners=True)
         warp_token = self.homography_map(homography.flatten(1).to(features))
@@ -215,14 +308,22 @@ class CrossAttentionAdaptor(nn.Module):
 
     def __init__(self, config: RadioConfig, adaptor: RadioAdaptorConfig, values: Mapping[str, Any]) -> None:
         super().__init__()
+        self.name, self.has_summary = adaptor.name, adaptor.summary_dim is not None
         self.token_index = self.head_idx = adaptor.token_index
-        options = HeadOptions.of(adaptor.name, values, config.hidden_size)
-        is_rounded = bool((config.navit or {}).get("rounded_angles"))
-        self.head_mlp = CrossAttentionHead(config.hidden_size, adaptor, options, is_rounded)
+        self.head_mlp = CrossAttentionHead(config, adaptor, values)
+        self.head_mlp.summary_proj.requires_grad_(self.has_summary)  # which NVIDIA's layout always has
+
+    def wanted(self, grid: Resolution) -> WantedAnswer:
+        """Return the answer that is wanted for images of a grid."""
+        of_grids = (WANTED.get() or {}).get(self.name, {}) if self.training else {}
+        return of_grids[grid] if grid in of_grids else WantedAnswer(self.head_mlp.target_grid(grid), None)
 
     def forward(self, tokens: Tensor, features: Tensor, rows: int, cols: int) -> RadioAdaptorOutput:
-        summary, answer = self.head_mlp(tokens[:, self.token_index], features, grid_sizes=[(rows, cols)])
-        return RadioAdaptorOutput(summary=summary, features=answer)
+        wanted = self.wanted(Resolution(rows, cols))
+        summary, answer = self.head_mlp(
+            tokens[:, self.token_index], features, wanted.homography, [(rows, cols)], wanted.grid
+        )
+        return RadioAdaptorOutput(summary=summary if self.has_summary else None, features=answer)
 
     @property
     def last_dense_linear(self) -> nn.Module:

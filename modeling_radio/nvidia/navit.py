@@ -199,6 +199,11 @@ def head_arguments(config: Any, name: str) -> dict[str, Any]:
         "feature_dim": config.adaptor(name).feature_dim,
     }
     if options.target_grid is not None:
+        if not options.align_corners:
+            raise ValueError(
+                f"`navit.heads.{name}.target_grid` must be null in NVIDIA's code without `align_corners`, got "
+                f"{options.target_grid}: there the outer cells lie on the centers of the image's outer patches."
+            )
         sides = [side * config.patch_size for side in options.target_grid]
         version |= {"teacher_input_size": sides, "teacher_patch_size": config.patch_size}
     return {"summary_mlp_version": version}

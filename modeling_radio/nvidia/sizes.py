@@ -293,12 +293,13 @@ def _cross_attention_fields(heads: Mapping[str, Tensor], source: NvidiaCheckpoin
             if weight is None:
                 raise ValueError(f"The head of adaptor {name!r} lacks {part}.{layer}.weight.")
             sizes[part, layer] = weight.shape[0]
+    summary_dim = sizes[_SUMMARY_OF_CROSS_ATTENTION, 2]
     return {
         "name": name,
         "token_index": teacher_token_index(source.args, name),
         "hidden_size": sizes[_SUMMARY_OF_CROSS_ATTENTION, 0],
         "num_inner_blocks": 0,
-        "summary_dim": sizes[_SUMMARY_OF_CROSS_ATTENTION, 2],
+        "summary_dim": None if summary_dim == 1 else summary_dim,  # of a head that learned none
         "feature_dim": sizes["feature_proj", 2],
     }
 

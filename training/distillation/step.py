@@ -5,7 +5,7 @@ lines is the order of C-RADIOv4's report: forward pass, a dense and a summary lo
 weighted sum, and MESA. Hooks add further losses and weights (`hooks.py`).
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from modeling_radio.training.distillation.build import RunParts
-from modeling_radio.training.losses.alignment import Alignment
+from modeling_radio.training.losses.alignment import AlignedMaps, Alignment
 from modeling_radio.training.losses.features import feature_loss
 from modeling_radio.training.losses.mesa import mesa_losses
 from modeling_radio.training.losses.summaries import summary_loss
 from modeling_radio.training.losses.terms import LossTerm, head_of, zero_term
 from modeling_radio.training.recipes.recipe import Recipe, TeacherRecipe
 from modeling_radio.training.student.foreign import global_window
+from modeling_radio.training.student.navit import answering, cross_attention_heads
 from modeling_radio.training.student.packing import StudentOutput, forward_groups, token_counts
 from modeling_radio.training.targets.examples import Example, Target
 from modeling_radio.training.views.plan import PlannedBatch
@@ -76,7 +77,11 @@ def student_output(parts: RunParts, batch: PlannedBatch, example: Example) -> St
     counts = token_counts(parts.recipe, parts.model.config, batch, *example.pixel_values[0].shape[-2:])
     if counts is not None:
         options["num_tokens"] = counts
-    with parts.accelerator.autocast():  # Accelerate adds it under DDP but not under FSDP
+    with (
+        parts.accelerator.autocast(),  # Accelerate adds it under DDP but not under FSDP
+        answering(parts.model.config, batch, example.targets) as grids,
+    ):
+        options["head_grids"] = grids
         return forward_groups(parts.student, example.pixel_values, parts.model.patch_size, **options)
 
 
@@ -123,18 +128,26 @@ def _head_terms(
         if summary is not None:
             terms["summary"] = zero_term([summary], "summary")
         return terms
-    dense = _feature_term(parts, target, example.targets[target], output.features[head])
+    has_cells = head in cross_attention_heads(parts.model.config)
+    align = Alignment.compare_cells if has_cells else Alignment.apply
+    dense = _feature_term(parts, target, example.targets[target], output.features[head], align)
     terms = {"features": dense._replace(weight=entry.feature_weight)}
     if summary is not None and outputs.summary is not None:
         terms["summary"] = _summary_term(parts, entry, summary, outputs.summary)
     return terms
 
 
-def _feature_term(parts: RunParts, name: str, target: Target, maps: Sequence[Tensor]) -> LossTerm:
+def _feature_term(
+    parts: RunParts,
+    name: str,
+    target: Target,
+    maps: Sequence[Tensor],
+    align: Callable[[Alignment, Tensor, Tensor], AlignedMaps],
+) -> LossTerm:
     compare = feature_loss(parts.recipe.loss.features)
     groups = zip(maps, target.features, target.alignments, strict=True)
     by_image = torch.cat(
-        [compare(*alignment.apply(ours, parts.statistics.standardize(name, own))) for ours, own, alignment in groups]
+        [compare(*align(alignment, ours, parts.statistics.standardize(name, own))) for ours, own, alignment in groups]
     )
     return LossTerm(1.0, by_image.mean(), lambda: by_image, "features")
 

@@ -77,6 +77,9 @@ class Alignment(NamedTuple):
         shown: `(images, rows, cols)` bool: positions of the teacher's map that show nothing but the image; None if all
             do.
         overlaps: By rows and columns of a map of the student.
+        seen: `(images, rows, cols)` bool: positions of the teacher's map that lie within both crops and the image; one
+            image stands for all that are alike.
+        shift: `(images, 2)`, as of `of`.
 
     References:
         AM-RADIO 4 (the larger grid), https://arxiv.org/abs/2312.06709; C-RADIOv4 Eq 1 (shifts and overlap).
@@ -85,6 +88,8 @@ class Alignment(NamedTuple):
     sides: Sides
     shown: Tensor | None
     overlaps: dict[Sides, Overlap]
+    seen: Tensor
+    shift: Tensor | None
 
     @classmethod
     def of(
@@ -106,12 +111,19 @@ class Alignment(NamedTuple):
             extent: `(images, 2, 2)` integers, for rows and for columns: the student's patch at which the image begins,
                 and the first one behind its end. None if both crops lie within the image.
         """
-        shown = None
+        shown, last = None, torch.tensor(patches)
+        both = torch.stack([torch.zeros_like(last), last], dim=1)[None]
         if extent is not None:
+            both = torch.stack([extent[..., 0].clamp(min=0), torch.minimum(extent[..., 1], last)], dim=2)
             in_teachers_crop = extent if shift is None else extent - shift[:, :, None]
             shown = _shows_image(in_teachers_crop, sides, patches)
         overlaps = {own: _overlap(own, sides, patches, shift, extent) for own in student_sides}
-        return cls(sides, shown, overlaps)
+        seen = _shows_image(both if shift is None else both - shift[:, :, None], sides, patches)
+        return cls(sides, shown, overlaps, seen, shift)
+
+    def compare_cells(self, student: Tensor, teacher: Tensor) -> AlignedMaps:
+        """Return the maps of a head that answers for the teacher's positions, as they are; shapes as in `apply`."""
+        return AlignedMaps(student.float(), teacher.float(), self.seen.expand(len(student), -1, -1))
 
     def apply(self, student: Tensor, teacher: Tensor) -> AlignedMaps:
         """Return both maps on the larger of their two grids, one of them moved into the frame of the other.

@@ -1,6 +1,6 @@
 """The student's forward pass of a batch: packs of images of several sizes, and the number of tokens of RADIO1D."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
@@ -103,7 +103,11 @@ class StudentOutput(NamedTuple):
 
 
 def forward_groups(
-    student: Callable[..., RadioModelOutput], groups: Sequence[Tensor], patch_size: int, **options: Any
+    student: Callable[..., RadioModelOutput],
+    groups: Sequence[Tensor],
+    patch_size: int,
+    head_grids: Mapping[str, Sequence[tuple[int, int]]] | None = None,
+    **options: Any,
 ) -> StudentOutput:
     """Run the student once over all images of a batch.
 
@@ -111,17 +115,21 @@ def forward_groups(
         student: A `RadioModel`, possibly wrapped for several ranks.
         groups: Images of one size each, `(images, 3, height, width)` in [0, 1].
         patch_size: The student's patch in pixels.
+        head_grids: By adaptor that answers on other grids than the images', those of each group.
         options: Further arguments of `RadioModel.forward`; `draws` in the order of the images.
     """
     feature_format = "NCHW" if len(groups) == 1 else "NLC"
     output = student(**pack_groups(groups, patch_size), feature_format=feature_format, return_dict=True, **options)
     grids = [(len(images), *(side // patch_size for side in images.shape[2:])) for images in groups]
 
-    def to_groups(features: Tensor | None) -> list[Tensor]:
-        return [cast(Tensor, features)] if len(groups) == 1 else _split(cast(Tensor, features), grids)
+    def to_groups(features: Tensor | None, own: Sequence[tuple[int, int]] | None = None) -> list[Tensor]:
+        if len(groups) == 1:
+            return [cast(Tensor, features)]
+        counted = grids if own is None else [(len(images), *grid) for images, grid in zip(groups, own, strict=True)]
+        return _split(cast(Tensor, features), counted)
 
-    adaptors = cast(dict[str, RadioAdaptorOutput], output.adaptors)
-    features = {name: to_groups(head.features) for name, head in adaptors.items()}
+    adaptors, head_grids = cast(dict[str, RadioAdaptorOutput], output.adaptors), head_grids or {}
+    features = {name: to_groups(head.features, head_grids.get(name)) for name, head in adaptors.items()}
     return StudentOutput(to_groups(output.features), features, {name: head.summary for name, head in adaptors.items()})
 
 

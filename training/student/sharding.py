@@ -193,13 +193,16 @@ def shard_within(accelerator: Accelerator, model: RadioModel) -> None:
 
 
 def shard_by_own_parts(accelerator: Accelerator, model: RadioModel) -> None:
-    """Let a model without our blocks be sharded by the parts that it names, in place of the launcher's `RadioBlock`.
+    """Let a model of other blocks be sharded by the parts that it names, in place of the launcher's `RadioBlock`.
 
-    A library's network is no part: Accelerate shards what reads the pixels by itself, and it would be in both.
+    A library's network and NaViT's patches are none: Accelerate shards what reads the pixels by itself, and it would be
+    in both.
     """
-    if is_sharded(accelerator) and model.config.is_foreign:
+    if is_sharded(accelerator) and (model.config.is_foreign or model.config.navit is not None):
         plugin = cast(FullyShardedDataParallelPlugin, accelerator.state.fsdp_plugin)
-        plugin.transformer_cls_names_to_wrap = sorted({*(model._no_split_modules or ())} - {"WrappedTrunk"})
+        plugin.transformer_cls_names_to_wrap = sorted(
+            {*(model._no_split_modules or ())} - {"WrappedTrunk", "NavitPatches"}
+        )
 
 
 def reshard(module: nn.Module) -> None:

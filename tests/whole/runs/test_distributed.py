@@ -125,6 +125,14 @@ FEWER_TOKENS = (
     "student.num_tokens=triangular",
     "partitions=[{name: low, sizes_px: [32, 64], batch_size: 5}]",
 )
+CROSS_ATTENTION = (
+    *FEW_IMAGES,
+    "partitions.high.teachers=[semantic]",
+    "student.preset=null",
+    "student.architecture=navit_tiny",
+    "student.config={hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2}",
+    "student.arguments={heads: {semantic: {num_layers: 1, num_heads: 2}, segmenter: {num_layers: 1, num_heads: 2}}}",
+)
 CONVOLUTIONS = (*CONVNEXT.overrides, "mesa={weight: 0.5, start_step: 1}")
 BATCH_NORM = (*NETWORKS["ResNet"].overrides, "checkpoints.every_steps=2")
 FEW_BATCH_NORM = (  # the image that stands for those of "high" has one position, of which no norm has a variance
@@ -172,6 +180,8 @@ SCENARIOS = {
     "ddp-cached": Scenario(CACHED),
     "ddp-tokens": Scenario(FEWER_TOKENS),
     "fsdp-tokens": Scenario(FEWER_TOKENS, use_fsdp=True),
+    "ddp-heads": Scenario(CROSS_ATTENTION, session=(2, 4)),
+    "fsdp-heads": Scenario(CROSS_ATTENTION, use_fsdp=True),
     "ddp-stale": Scenario((*CACHED, "data.seed=1")),
     "ddp-nan": Scenario(NAN_ON_RANK_1),
     "fsdp-nan": Scenario(NAN_ON_RANK_1, use_fsdp=True),
