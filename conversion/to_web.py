@@ -8,7 +8,8 @@ from typing import Annotated
 from pydantic import Field
 from transformers.utils import logging as transformers_logging
 
-from modeling_radio.conversion.opening import open_model
+from modeling_radio import RadioForImageClassification
+from modeling_radio.conversion.opening import open_model, open_task_model
 from modeling_radio.conversion.release.comparison import PHOTOGRAPH
 from modeling_radio.conversion.web.build import build_site
 from modeling_radio.conversion.web.plan import plan_page
@@ -40,7 +41,8 @@ class WebSettings(Settings):
     """Settings of the page.
 
     Attributes:
-        checkpoint: Folder with config.json and weights; with a text tower the page also finds words.
+        checkpoint: Folder with config.json and weights; with a text tower the page also finds words, and with a
+            classifier of images it names them.
         site: Folder to write.
         adaptors: Teachers with dense features whose spaces are shown; by default the model's own list.
         sizes: Selectable lengths of an image's longer side in pixels, up to three times the model's largest if
@@ -92,7 +94,13 @@ def _run(settings: WebSettings) -> None:
     check_samples(samples)
     checkpoint = find_folder(settings.checkpoint, "checkpoint")
     has_words = settings.words and read_config(checkpoint).get("text_tower") is not None
-    model = with_windowed_blocks(open_model(checkpoint, with_texts=has_words, adaptors=settings.adaptors).float())
+    classifier = None
+    if read_config(checkpoint).get("architectures") == [RadioForImageClassification.__name__]:
+        tuned = open_task_model(checkpoint).float()
+        classifier, model = tuned.classifier, tuned.base_model
+    else:
+        model = open_model(checkpoint, with_texts=has_words, adaptors=settings.adaptors).float()
+    model = with_windowed_blocks(model)
     backends = list(BUILDS) if settings.webgpu else ["wasm"]
     runtime = find_runtime(settings.runtime, backends=backends, with_tokenizers=has_words)
     texts = open_texts(checkpoint) if has_words else None
@@ -103,6 +111,7 @@ def _run(settings: WebSettings) -> None:
         sizes=settings.sizes,
         window_size=settings.window_size,
         dense_source=settings.dense_source,
+        classifier=classifier,
     )
     title = settings.heading or describe_model(model, settings.checkpoint.resolve().name)
     write_folder(

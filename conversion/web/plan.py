@@ -1,4 +1,4 @@
-"""Plan of a page: its sizes, windows, feature spaces and words, and the network that computes them."""
+"""Plan of a page: its sizes, windows, feature spaces, words and classes, and the network that computes them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ from modeling_radio.conversion.graphs.models import FlatRadio, size_step
 from modeling_radio.conversion.to_onnx import export_flat
 from modeling_radio.conversion.web.texts import Texts
 from modeling_radio.layers_radio import PositionCache, RadioPatchGenerator
+from modeling_radio.modeling_radio import RadioModelOutput
 from modeling_radio.radseg_radio import SCALING, aggregate, choose_scra, encode_recursively
 from modeling_radio.zero_shot_radio import DenseSource, align_patches
 
 
 TEXT_PATCHES = "text_patches"
 """Output with patches in the space of the texts, after RADSeg's steps within the network."""
+LOGITS = "logits"
+"""Output with the logits of the classes, `(batch, num_labels)`."""
 DEFAULT_WINDOW = 4
 """Window in patches. Our choice: windows of 8, as released models have, do not divide most small images."""
 DEFAULT_LARGEST = 512
@@ -92,9 +95,10 @@ def keep_offered_positions(model: RadioModel, sides: Sequence[int]) -> None:
 
 
 class WebRadio(FlatRadio):
-    """A model's dense features alone, and the patches that words are compared with.
+    """A model's dense features, the logits of a classifier, and the patches that words are compared with.
 
-    These are as in `segment` with SCGA and, where the network can have it, SCRA: in one pass, without sliding windows.
+    The last are as in `segment` with SCGA and, where the network can have it, SCRA: in one pass, without sliding
+    windows.
 
     Args:
         model: The model.
@@ -102,7 +106,7 @@ class WebRadio(FlatRadio):
         window_size: Side of the ViTDet windows in tokens; `None` is global attention.
         text_space: Adaptor of the texts; `None` for none.
         text_source: Mapping of patches into its space, see `segment`.
-        text_head: The summary head for patches, if there is one.
+        classifier: Head of a `RadioForImageClassification` around the model; `None` for none.
     """
 
     def __init__(
@@ -112,11 +116,14 @@ class WebRadio(FlatRadio):
         window_size: int | None,
         text_space: str | None = None,
         text_source: DenseSource = "summary_head",
+        classifier: nn.Module | None = None,
     ) -> None:
         of_network = "global" if model.config.eradio is None else None  # E-RADIO keeps its own windows
         super().__init__(model, adaptors, window_size or of_network)
-        self.text_space, self.text_source = text_space, text_source
+        self.text_space, self.text_source, self.classifier = text_space, text_source, classifier
         self.names = [name for name in self.names if name.endswith("features")]
+        if classifier is not None:
+            self.names.append(LOGITS)
         if text_space is not None:
             self.names.append(TEXT_PATCHES)
             self.scra = choose_scra(model.radio_model, "auto")
@@ -131,6 +138,15 @@ class WebRadio(FlatRadio):
         aligned = align_patches(network, self.text_space, patches, passed.grid, self.text_source)
         tensors[TEXT_PATCHES] = aligned.flatten(2).mT
         return tuple(tensors[name] for name in self.names)
+
+    def read(self, output: RadioModelOutput) -> dict[str, Tensor]:
+        tensors = super().read(output)
+        if self.classifier is not None:
+            pooled = [tensors["summary"]]
+            if self.model.config.classifier_pooling == "summary_and_features":
+                pooled.append(tensors["features"].mean(dim=-2))
+            tensors[LOGITS] = self.classifier(torch.cat(pooled, dim=-1))
+        return tensors
 
 
 @dataclass(frozen=True)
@@ -184,6 +200,7 @@ class PagePlan:
         window_step: With windows both sides are multiples of so many pixels.
         text_space: Space in which words and patches are compared, if there are words.
         text_source: Mapping of patches into that space.
+        classifier: Head that gives the whole image a class of the model's configuration, if there is one.
     """
 
     adaptors: list[str]
@@ -194,13 +211,15 @@ class PagePlan:
     window_step: int
     text_space: Space | None
     text_source: DenseSource
+    classifier: nn.Module | None = None
 
     def wrap(self, model: RadioModel) -> dict[str, WebRadio]:
         """Return the modules to export: "global", and "windows" if there are any."""
         windows = {"global": None} if self.window is None else {"global": None, "windows": self.window}
         space = None if self.text_space is None else self.text_space.name
         return {
-            name: WebRadio(model, self.adaptors, window, space, self.text_source) for name, window in windows.items()
+            name: WebRadio(model, self.adaptors, window, space, self.text_source, self.classifier)
+            for name, window in windows.items()
         }
 
 
@@ -212,6 +231,7 @@ def plan_page(
     sizes: Sequence[int] | None = None,
     window_size: int | None = None,
     dense_source: DenseSource | None = None,
+    classifier: nn.Module | None = None,
 ) -> PagePlan:
     """Decide the content of a page; see the settings of `radio export --to web`.
 
@@ -222,6 +242,7 @@ def plan_page(
         sizes: Pixels of the longer side; `None` takes three.
         window_size: In patches, 0 for none; `None` takes 4 where some blocks have windows.
         dense_source: Source of the patches' embeddings among texts.
+        classifier: Head of a `RadioForImageClassification` around the model, if the page names images.
 
     Raises:
         ValueError: If the model takes other images than RGB, an adaptor is unknown, a size is not possible, or windows
@@ -238,9 +259,8 @@ def plan_page(
     step = size_step(model.config, None)
     window = _choose_window(model, window_size)
     window_step = step if window is None else step * window
-    return PagePlan(
-        computed, spaces, _choose_sizes(model, sizes, window_step), step, window, window_step, text_space, source
-    )
+    sizes = _choose_sizes(model, sizes, window_step)
+    return PagePlan(computed, spaces, sizes, step, window, window_step, text_space, source, classifier)
 
 
 def _choose_window(model: RadioModel, window_size: int | None) -> int | None:

@@ -56,6 +56,16 @@ export function showTime({ height, width, rows, cols, milliseconds, comparison }
   element("time").replaceChildren(...lines);
 }
 
+/** Show the most probable names of the whole picture. */
+export function showNames(names) {
+  const items = names.map(({ name, share }) => {
+    const bar = make("i");
+    bar.style.width = `${100 * share}%`;
+    return make("li", {}, make("span", {}, name), make("b", {}, percent(share)), bar);
+  });
+  element("names").replaceChildren(...items);
+}
+
 /** Show for every space what share of the picture is alike to the cursor's patch. */
 export function showPoint(maps, titles) {
   if (!maps) {

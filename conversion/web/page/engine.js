@@ -5,7 +5,7 @@ import { download } from "./download.js";
 import { outputSize, resize, toPixelValues, withoutAlpha } from "./preprocessing.js";
 import { chooseBackend, loadRuntime, openGraph } from "./runtime.js";
 import { agreement, cosinesWith, unitRows } from "./similarity.js";
-import { REFERENCES, classVectors, findUnlikely, relevancies, tokenize } from "./words.js";
+import { REFERENCES, bestNames, classVectors, findUnlikely, relevancies, tokenize } from "./words.js";
 
 let site, base, engine; // engine: {ort, backend, base, threads, model, weights, sessions}
 let texts = null; // {session, tokenizer}
@@ -38,7 +38,7 @@ const commands = {
     return { site, backend, threads: engine.threads, precision: engine.model.precision, bytes: engine.model.bytes };
   },
 
-  /** Run the model on a picture of RGBA bytes; the answer has colors for every space. */
+  /** Run the model on a picture of RGBA bytes; the answer has colors for every space, and the best names. */
   async see({ rgba, height, width, size, windows }) {
     const step = windows ? site.window.step : site.step;
     const target = outputSize(height, width, size, step);
@@ -56,7 +56,8 @@ const commands = {
     seen = { rows, cols, spaces: new Map(), texts: null };
     const spaces = site.spaces.map((space) => keep(space, passed.outputs[space.output]));
     if (site.texts) seen.texts = read(passed.outputs[site.texts.output], site.texts.upsample);
-    return { ...target, rows, cols, milliseconds: passed.milliseconds, comparison, spaces };
+    const names = site.names && bestNames(passed.outputs[site.names.output].data, site.names.labels);
+    return { ...target, rows, cols, milliseconds: passed.milliseconds, comparison, spaces, names };
   },
 
   /** How alike every patch is to the one at a place in [0, 1] x [0, 1], in every space. */

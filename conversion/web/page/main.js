@@ -2,7 +2,7 @@
 
 import { Engine } from "./client.js";
 import { announce, element, make, markSample, offerSamples, offerSizes, percent } from "./controls.js";
-import { shareAlike, showLegend, showPoint, showProgress, showTime } from "./controls.js";
+import { shareAlike, showLegend, showNames, showPoint, showProgress, showTime } from "./controls.js";
 import { fit, paintColors, paintCosines, paintCursor, paintMasks } from "./drawing.js";
 import { readPicture } from "./picture.js";
 import { followCursor, takePictures } from "./stage.js";
@@ -107,13 +107,15 @@ async function see() {
   state.seen = await engine.ask("see", { rgba, height, width, size: state.size, windows: state.windows });
   const { cursor, seen } = state;
   showTime(seen);
+  if (seen.names) showNames(seen.names);
   if (cursor) {
     state.cursor = { row: Math.min(cursor.row, seen.rows - 1), col: Math.min(cursor.col, seen.cols - 1) };
     await compare();
   }
   if (state.words.length) state.masks = await engine.ask("words", { words: state.words });
   draw();
-  announce(`The model has seen the picture: ${seen.cols} by ${seen.rows} patches in ${Math.round(seen.milliseconds)} milliseconds.`);
+  const named = seen.names ? ` Names: ${seen.names.map(({ name, share }) => `${name} ${percent(share)}`).join(", ")}.` : "";
+  announce(`The model has seen the picture: ${seen.cols} by ${seen.rows} patches in ${Math.round(seen.milliseconds)} milliseconds.${named}`);
 }
 
 async function compare() {
@@ -166,6 +168,10 @@ function describe({ site, backend, threads, precision, bytes }) {
   element("backend").hidden = false;
   element("model-name").textContent = site.title;
   element("words-card").hidden = !site.texts;
+  element("names-card").hidden = !site.names;
+  if (site.names) element("names-help").textContent = `Of ${site.names.labels.length} classes. One of them always comes first, also where none fits.`;
+  const [model, runtime] = [bytes, site.runtime[backend].bytes].map((each) => (each / 1e6).toFixed(1));
+  element("loaded").textContent = `Loaded: the model, ${model} MB, and the runtime, ${runtime} MB. `;
   element("windows-row").hidden = !site.window;
   if (site.window) {
     const { size, windowed_blocks: windowed, blocks } = site.window;

@@ -65,3 +65,13 @@ export function relevancies(units, count, width, words, references, scale) {
     return cosinesWith(units, count, width, word).map((cosine, i) => 1 / (1 + Math.exp(scale * (highest[i] - cosine))));
   });
 }
+
+const NUM_NAMES = 5; // that are shown
+
+/** The names of the classes with the highest logits, and the probability of each among all classes. */
+export function bestNames(logits, labels) {
+  const highest = logits.reduce((most, value) => Math.max(most, value), -Infinity);
+  const sum = logits.reduce((total, value) => total + Math.exp(value - highest), 0);
+  const order = labels.map((_, i) => i).sort((a, b) => logits[b] - logits[a]);
+  return order.slice(0, NUM_NAMES).map((i) => ({ name: labels[i], share: Math.exp(logits[i] - highest) / sum }));
+}

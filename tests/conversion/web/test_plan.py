@@ -9,9 +9,10 @@ from tiny_site import build_radio, build_tokenizer
 from tiny_texts import build_dual_encoder
 from torch.nn import functional as F
 
-from modeling_radio import RadioForZeroShotImageClassification
+from modeling_radio import RadioConfig, RadioForImageClassification, RadioForZeroShotImageClassification
 from modeling_radio.conversion.graphs.files import open_graph
 from modeling_radio.conversion.web.plan import (
+    LOGITS,
     TEXT_PATCHES,
     WebRadio,
     find_spaces,
@@ -33,6 +34,16 @@ def test_spaces_are_those_with_dense_features():
     ]
     with pytest.raises(ValueError, match="'nothing'"):
         find_spaces(model, ["nothing"])
+
+
+@pytest.mark.parametrize("pooling", ["summary", "summary_and_features"])
+def test_logits_are_the_classifiers(pooling):
+    tuned = RadioForImageClassification(RadioConfig.from_preset("radio-test", classifier_pooling=pooling)).eval()
+    wrapped = WebRadio(tuned.base_model, [], None, classifier=tuned.classifier)
+    assert wrapped.names == ["features", LOGITS]
+    images = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(wrapped(images)[1], tuned(images).logits)
 
 
 @pytest.mark.slow

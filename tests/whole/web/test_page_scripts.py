@@ -81,6 +81,14 @@ def test_words_that_no_patch_is_sure_of_are_those_of_the_model():
     assert run_module("words.js", call, given) == wanted
 
 
+def test_the_best_names_have_their_share_of_all():
+    logits, labels = torch.randn(7, generator=torch.Generator().manual_seed(0)), list("abcdefg")
+    found = run_module("words.js", "page.bestNames(Float32Array.from(given[0]), given[1])", [logits.tolist(), labels])
+    best = logits.softmax(dim=0).topk(5)
+    assert [each["name"] for each in found] == [labels[number] for number in best.indices]
+    assert [each["share"] for each in found] == pytest.approx(best.values.tolist())
+
+
 def test_texts_that_are_too_long_keep_their_end_as_the_tokenizer_does():
     tokenizer = build_tokenizer()
     texts = ["a photo of the sky .", "otter"]
