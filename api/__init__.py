@@ -3,7 +3,8 @@
 Each takes the settings of its command as keyword arguments, which are checked in the same way, and does the same work:
 it goes on with a run that was stopped, locks its output folder, and shares the work where a launcher started several
 processes. Wrong settings are a `ValueError`. `Embedder` is what `extract` computes with, for batches of other
-libraries. `PHOTOGRAPH` is the path of a photograph for examples.
+libraries. `builtin` returns the folder of a model in this package, and `PHOTOGRAPH` is the path of a photograph for
+examples.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from modeling_radio.checks_radio import find_builtin
 from modeling_radio.core.files import PHOTOGRAPH
 from modeling_radio.core.settings import Settings, describe_type, list_settings
 from modeling_radio.evaluation.settings import EvaluationSettings
@@ -41,6 +43,7 @@ __all__ = [
     "Evaluated",
     "Extracted",
     "Finetuned",
+    "builtin",
     "distill",
     "evaluate",
     "extract",
@@ -52,6 +55,21 @@ __all__ = [
 P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S", bound=Settings)
+
+
+def builtin(name: str) -> str:
+    """Return the folder of a model in this package, for libraries that open a folder: `builtin("lite")`.
+
+    The folder has no code: `modeling_radio` must be imported before an Auto class opens it. Our own classes and
+    commands also take `builtin:lite`.
+
+    Args:
+        name: Name of the model.
+
+    Raises:
+        ValueError: If there is no such model.
+    """
+    return find_builtin(f"builtin:{name}")
 
 
 def _with_fields_of(settings: Callable[P, S]) -> Callable[[Callable[[S], R]], Callable[P, R]]:

@@ -45,7 +45,7 @@ COMMAND = Command(
     positionals=("checkpoint",),
     examples=(
         "radio doctor",
-        "radio doctor runs/demo/final",
+        "radio doctor builtin:lite",
         "radio doctor --timeout 20",
         "HF_HUB_OFFLINE=1 radio doctor",
     ),

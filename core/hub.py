@@ -14,6 +14,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
+from modeling_radio.checks_radio import find_builtin
 from modeling_radio.core.ids import HUB_PREFIX
 
 
@@ -30,7 +31,8 @@ def find_folder(
     """Return a folder, or that of a repository on the Hub, downloaded if necessary.
 
     Args:
-        source: Folder, `ORG/NAME`, also as `hub:ORG/NAME`, or a training file of NVIDIA's, which is converted once.
+        source: Folder, `builtin:NAME`, `ORG/NAME`, also as `hub:ORG/NAME`, or a training file of NVIDIA's, which is
+            converted once.
         argument: Setting that names it, for messages; None for callers that say it themselves.
         adaptors: Adaptors that the folder shall have; NVIDIA's lack theirs (`modeling_radio.nvidia.beside`).
         files: Names or patterns of the files that are downloaded.
@@ -40,7 +42,7 @@ def find_folder(
     """
     from modeling_radio.nvidia.beside import folder_of_archive, folder_with_adaptors, is_training_file
 
-    folder = Path(source).expanduser()
+    folder = Path(find_builtin(source)).expanduser()
     if is_training_file(folder):
         return folder_of_archive(folder)
     folder = folder if folder.is_dir() else _download(source, argument, files)

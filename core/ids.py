@@ -8,6 +8,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
+from modeling_radio.checks_radio import find_builtin
+
 
 HUB_PREFIX = "hub:"
 LIBRARY_PREFIXES = ("timm:", "transformers:")
@@ -23,7 +25,11 @@ _CONFIGS = ("config.json", "adapter_config.json")
 
 
 def model_folder(folder: Path) -> Path:
-    """Return a folder, or the folder of its model if it is that of a run, which a line on stderr says."""
+    """Return a folder, or the folder of its model if it is that of a run, which a line on stderr says.
+
+    `builtin:NAME` is the folder of a model in this package.
+    """
+    folder = Path(find_builtin(folder))
     place = folder.expanduser()
     if not place.is_dir() or _has_config(place):
         return folder
@@ -52,8 +58,10 @@ def _has_config(folder: Path) -> bool:
 def standard_id(source: str) -> str:
     """Return the documented spelling of an id: `ORG/NAME` of `hub:ORG/NAME`, and `timm:NAME` of `timm/NAME`.
 
-    Anything else stays as it is, such as a folder on this machine, whatever its name; see also `model_folder`.
+    `builtin:NAME` becomes the folder of a model in this package. Anything else stays as it is, such as a folder on this
+    machine, whatever its name; see also `model_folder`.
     """
+    source = find_builtin(source)
     if Path(source).expanduser().exists():
         folder = model_folder(Path(source))
         return source if folder == Path(source) else str(folder)

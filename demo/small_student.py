@@ -1,12 +1,14 @@
-"""Makes the folder of a small student: one summary, EfficientNet-Lite0's classes, float16.
+"""Makes the folder of the small student in the package: one summary, EfficientNet-Lite0's classes, float16, no code.
 
-`python -m modeling_radio.demo.small_student RUN/final FOLDER` takes a student of the recipe `demo_lite`. A ridge
+`python -m modeling_radio.demo.small_student RUN/final modeling_radio/builtin/lite` takes a student of the recipe
+`demo_lite`, and writes its card. A ridge
 regression from its summary to that of the teacher, on training images, feeds the teacher's own classifier: together
 they are one linear layer, which transformers' class of image classifiers has anyway.
 """
 
 import argparse
 import copy
+import json
 from pathlib import Path
 
 import torch
@@ -14,9 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modeling_radio import RadioForImageClassification, RadioImageProcessor, RadioModel
-from modeling_radio.core.files import write_folder
+from modeling_radio.checks_radio import read_json
+from modeling_radio.core.files import write_folder, write_text
 from modeling_radio.demo.add_words import BATCH_SIZE, ridge
 from modeling_radio.demo.teachers import EfficientNetLiteTeacher
+from modeling_radio.hub_radio import SOURCE_FILES
+from modeling_radio.model_cards.build import write_card
+from modeling_radio.model_cards.licenses import License
 from modeling_radio.model_cards.lineage import Lineage
 from modeling_radio.training.data.training_images import build_images, render
 from modeling_radio.training.student.parameters import SUMMARY_QUERIES
@@ -27,6 +33,7 @@ SOURCE = "demo-permissive"
 NUM_IMAGES = 4096  # our choice: ten for each number of the summary
 PENALTY = 0.01
 """Ridge penalty, as a share of the variance of the normalized summaries, which is 1. Our choice."""
+_CODE_ENTRIES, _NEEDS_CODE = ("auto_map", "custom_pipelines"), ("modules.json", "sentence_bert_config.json")
 
 
 def with_one_summary(student: RadioModel, adaptor: str) -> RadioModel:
@@ -94,6 +101,13 @@ def write_small_student(source: Path, output: Path, num_images: int = NUM_IMAGES
         model.save_pretrained(folder, state_dict=halves)  # `config.json` says float32, in which it opens
         processor.save_pretrained(folder)
         lineage.save(folder)
+        for name in (*SOURCE_FILES, *_NEEDS_CODE):
+            (folder / name).unlink(missing_ok=True)
+        for path in folder.glob("*config.json"):
+            values = read_json(path)
+            kept = {name: value for name, value in values.items() if name not in _CODE_ENTRIES}
+            write_text(path, json.dumps(kept, indent=2, sort_keys=True) + "\n")
+        write_card(folder, model_id=f"builtin:{output.name}", license=License("apache-2.0"))
 
     write_folder(output, write, overwrite=True)
 

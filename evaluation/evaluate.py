@@ -27,7 +27,7 @@ COMMAND = Command(
     changes=Recipe,
     examples=(
         "radio evaluate runs/demo/final",
-        "radio evaluate runs/demo/final --data pets/ --tasks knn,logistic_regression --output results.json",
+        "radio evaluate builtin:lite --data pets/ --tasks knn,logistic_regression --output results.json",
         "radio evaluate runs/pets/merged --data pets/test --output test.json",
         "radio evaluate runs/mine/final --table c-radio_v4 --data-root sets/",
         "radio evaluate runs/mine/final --data pets/ --compare facebook/dinov2-base,timm:resnet50.a1_in1k",

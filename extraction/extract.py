@@ -23,8 +23,8 @@ COMMAND = Command(
     ExtractionSettings,
     positionals=("checkpoint",),
     examples=(
-        "radio extract runs/demo/final --data pets/ --output features",
-        "radio extract runs/demo/final --data pets/ --output features --index flat",
+        "radio extract builtin:lite --data pets/ --output features",
+        "radio extract builtin:lite --data pets/ --output features --index flat",
         'radio extract CHECKPOINT --data "train-{000..099}.tar" --output features --dense --pool 2 --dtype float16',
     ),
 )

@@ -17,9 +17,9 @@ COMMAND = Command(
     SearchSettings,
     positionals=("folder", "query"),
     examples=(
-        "radio search features photo.jpg --checkpoint runs/demo/final",
+        "radio search features photo.jpg --checkpoint builtin:lite",
         'radio search features "a photo of a cat" --checkpoint runs/demo/words',
-        "radio search features photo.jpg --checkpoint runs/demo/final --data pets/ --page found.html",
+        "radio search features photo.jpg --checkpoint builtin:lite --data pets/ --page found.html",
     ),
 )
 

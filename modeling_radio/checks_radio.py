@@ -36,6 +36,22 @@ def check_choice(
         raise error(f"`{name}` must be one of {list(choices)}, got {value!r}.{did_you_mean(value, choices)}")
 
 
+_BUILTIN, _BUILTIN_PREFIX = Path(__file__).with_name("builtin"), "builtin:"
+
+
+def find_builtin(source: Any) -> Any:
+    """Return the folder that `builtin:NAME` means, a model in this package, and anything else as it is.
+
+    Raises:
+        ValueError: If this package has no such model.
+    """
+    if not str(source).startswith(_BUILTIN_PREFIX) or not _BUILTIN.is_dir():  # remote code has none
+        return source
+    name = str(source).removeprefix(_BUILTIN_PREFIX)
+    check_choice("builtin", name, sorted(path.name for path in _BUILTIN.iterdir()))
+    return str(_BUILTIN / name)
+
+
 SAME_TEACHER = (
     ("dino_v3_7b", "dino_v3", "dinov3_vit7b16"),
     ("siglip2-g", "siglip2-g-384"),

@@ -35,6 +35,7 @@ from .checks_radio import (
     check_choice,
     check_multiple,
     did_you_mean,
+    find_builtin,
     in_words,
     listed,
     mlp_ratio_for,
@@ -1079,7 +1080,7 @@ class RadioConfig(DetectionFields, HeadFields, MapFields, TextFields, PreTrained
     def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """Read a folder's `config.json`; for a pipeline that was asked for without a task, with the folder's own."""
         is_to_infer = kwargs.get("_from_pipeline", "") is None
-        given = args
+        args = given = tuple(map(find_builtin, args))
         for layout in FOREIGN_LAYOUTS if args else []:
             args = (layout.place(args[0], kwargs), *args[1:])
         kwargs = kwargs if args == given else {**kwargs, "subfolder": ""}

@@ -35,6 +35,7 @@ from .checks_radio import (
     Rule,
     check_multiple,
     did_you_mean,
+    find_builtin,
     in_words,
     integer,
     nearest_multiple,
@@ -876,6 +877,11 @@ class RadioImageProcessor(PostProcessing, PixelProcessor):
     do_pad = False
     do_pack = False
     do_reduce_labels = False
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any) -> Any:
+        """Open the processor of a folder, of a name on the Hub or of `builtin:NAME`, as transformers does."""
+        return super().from_pretrained(find_builtin(pretrained_model_name_or_path), *args, **kwargs)
 
     def get_output_size(self, height: int, width: int, size: Any = None) -> tuple[int, int]:
         """Return the height and width in pixels that an image of `height` by `width` is resized to.

@@ -33,7 +33,7 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple
 from transformers.utils.loading_report import LoadStateDictInfo
 
 from .adaptors_radio import RadioAdaptor, RadioAdaptors
-from .checks_radio import WORD, Resolution, check_choice, listed, own_names
+from .checks_radio import WORD, Resolution, check_choice, find_builtin, listed, own_names
 from .configuration_radio import FOREIGN_LAYOUTS, RadioConfig
 from .hub_radio import DOWNLOAD_OPTIONS, import_sibling, register_class
 from .inputs_radio import (
@@ -616,6 +616,7 @@ class RadioPreTrainedModel(NvidiaNames, PreTrainedModel):
             ValueError: If the adapter is for another model or names no base that could be opened, if peft is not
                 installed or too old, or if the weights are not those of a RADIO.
         """
+        pretrained_model_name_or_path = find_builtin(pretrained_model_name_or_path)
         folder = Path(pretrained_model_name_or_path or "", kwargs.get("subfolder") or "")
         base = None if pretrained_model_name_or_path is None else find_adapter_base(folder)
         if base is None:

@@ -19,7 +19,7 @@ from transformers.image_utils import SizeDict
 from transformers.processing_utils import ProcessorMixin
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from .checks_radio import did_you_mean
+from .checks_radio import did_you_mean, find_builtin
 from .image_processing_radio import RadioImageProcessor
 from .texts_radio import clean_tokens
 
@@ -78,6 +78,7 @@ class RadioProcessor(ProcessorMixin):
             pretrained_model_name_or_path: Folder or Hub id.
             kwargs: Where files come from, as transformers takes it, and settings of the image processor.
         """
+        pretrained_model_name_or_path = find_builtin(pretrained_model_name_or_path)
         options = {name: kwargs[name] for name in SOURCE_OPTIONS if name in kwargs}
         values, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **options)
         images = RadioImageProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)

@@ -75,7 +75,7 @@ COMMAND = Command(
     ServeSettings,
     positionals=("checkpoint",),
     examples=(
-        "radio serve runs/demo/final",
+        "radio serve builtin:lite",
         "radio serve runs/pets/merged --max-batch 16 --max-wait 5",
         "radio serve nvidia/C-RADIOv4-H",
     ),

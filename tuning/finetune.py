@@ -32,7 +32,7 @@ COMMAND = Command(
     positionals=("checkpoint",),
     add_shorthands=_add_lora,
     examples=(
-        "radio finetune runs/demo/final --task image-classification --data pets/ --size 256",
+        "radio finetune builtin:lite --task image-classification --data pets/ --size 256",
         "radio finetune CHECKPOINT --task semantic-segmentation --data voc/ --lora --merge --output runs/voc",
         "radio finetune nvidia/C-RADIOv4-H --task object-detection --data coco/ --lora --size 640",
     ),

@@ -50,9 +50,9 @@ COMMAND = Command(
     AppSettings,
     positionals=("checkpoint",),
     examples=(
-        "radio app runs/demo/final",
+        "radio app builtin:lite",
         "radio app nvidia/C-RADIOv4-H --dtype bfloat16",
-        "radio app runs/demo/final --space runs/space",
+        "radio app builtin:lite --space runs/space",
     ),
 )
 

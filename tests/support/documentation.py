@@ -60,11 +60,9 @@ def blocks(*languages: str) -> list[Block]:
     return [block for block in found if block.language in languages]
 
 
-def ten_lines_offline() -> Block:
-    """Return README's ten lines, changed as it tells readers who are offline."""
-    (block,) = [block for block in blocks("python") if block.page == "README.md" and "nvidia/" in block.text]
-    text = block.text.replace("nvidia/C-RADIOv4-H", "runs/demo/final")
-    return block._replace(text=re.sub(r"adaptor_names=\[.*?\], ", "", text))
+def first_minute() -> Block:
+    """Return README's first lines of Python, which open the model of the package."""
+    return next(block for block in blocks("python") if block.page == "README.md")
 
 
 def photograph_line() -> str:

@@ -73,6 +73,7 @@ def world(tmp_path_factory):
     save_with_processor(RadioModel(demo), folder / "runs" / "demo" / "final")
     for name, model_class in TUNED.items():
         save_with_processor(model_class(demo), folder / "runs" / name / "merged")
+    save_with_processor(RadioForImageClassification.from_pretrained("builtin:lite"), folder / "saved")
     save_converted(folder)
     save_images(folder / "pets")
     write_graph(folder / "model.onnx")
