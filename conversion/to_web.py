@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
+from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from modeling_radio import RadioForImageClassification
@@ -94,9 +95,10 @@ def _run(settings: WebSettings) -> None:
     check_samples(samples)
     checkpoint = find_folder(settings.checkpoint, "checkpoint")
     has_words = settings.words and read_config(checkpoint).get("text_tower") is not None
-    classifier = None
+    classifier: nn.Module | None = None
     if read_config(checkpoint).get("architectures") == [RadioForImageClassification.__name__]:
         tuned = open_task_model(checkpoint).float()
+        assert isinstance(tuned, RadioForImageClassification)
         classifier, model = tuned.classifier, tuned.base_model
     else:
         model = open_model(checkpoint, with_texts=has_words, adaptors=settings.adaptors).float()
