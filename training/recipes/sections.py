@@ -539,10 +539,10 @@ class StudentRecipe(RecipeSection):
         positions: Initial values of the position table: "normal" (random, as published) or "sincos" (two-dimensional
             sines, with which a short run learns much faster).
         attention: Implementation of transformers in training, for example "sdpa" or "eager"; small bfloat16 batches on
-            a CPU are faster with "eager".
+            a CPU are faster with "eager". "varlen_attn" is PyTorch's own for packs on a GPU.
         gradient_checkpointing: Keep only each block's input for the backward pass and compute the rest again: a
             fraction of the memory for about a third more time.
-        compile: Compile every block with `torch.compile`.
+        compile: Compile every block with `torch.compile`; of packed images all but attention.
         passes_at_once: Accumulated parts of a step that run at the same time on the cores of a CPU, in one process and
             without noise or dropout; elsewhere they run one after the other.
         init_from: Folder, Hub id or "timm:NAME" of a checkpoint to start from. From a RADIO checkpoint, ours or
@@ -632,7 +632,7 @@ class TeacherRecipe(RunOptions, NamedSection):
         source: Hub id or folder; None if the kind has only one.
         options: Further arguments of that kind, for example which layer.
         device: Where it runs, for example "cuda:1"; None for the student's device.
-        compile: Compile its network with `torch.compile`.
+        compile: Compile its network with `torch.compile`, block by block if most of its weights are in blocks.
         shard: Divide the weights of its blocks among the ranks of a machine that run it, and gather one block at a time
             (FSDP2). For a teacher that is too large beside the student; each pass gathers all of its blocks.
         feature_weight: Factor of its dense loss.

@@ -25,6 +25,7 @@ from modeling_radio.training.teachers.outputs import (
     BlockListener,
     TeacherOutput,
     check_teacher_output,
+    longest_list,
     resample_features,
     resize_images,
     teacher_error,
@@ -248,6 +249,10 @@ class Teacher(nn.Module):
         """Return the network's blocks in order, each as wide as the features; none if there are no such blocks."""
         return ()
 
+    def repeated_blocks(self) -> Sequence[nn.Module]:
+        """Return the network's blocks, also if their outputs are no features: its longest list of one class."""
+        return self.blocks() or longest_list(self)
+
     def check_size(self, height: int, width: int) -> None:
         """Raise a ValueError if images of this size, in pixels, are not a multiple of the grid."""
         if height % self.grid_stride or width % self.grid_stride:
@@ -257,8 +262,18 @@ class Teacher(nn.Module):
             )
 
     def compile_network(self) -> None:
-        """Compile the network with `torch.compile`, which works at the first call and again for other input sizes."""
-        self.encode_for = torch.compile(self.encode_for)
+        """Compile the network with `torch.compile`, which works at the first call.
+
+        Each block is compiled by itself, with its sizes as symbols: blocks are alike, so that few graphs serve all of
+        them and all sizes of images. A network whose blocks hold less than half of its weights is compiled as a whole,
+        and again for other sizes.
+        """
+        blocks = self.repeated_blocks()
+        if 2 * sum(map(_num_weights, blocks)) < _num_weights(self):
+            self.encode_for = torch.compile(self.encode_for)
+        else:
+            for block in blocks:
+                block.compile(dynamic=True)
         self.is_compiled = True
 
     @property
@@ -446,6 +461,10 @@ def by_network(teachers: Mapping[str, HasNetwork]) -> list[list[str]]:
     for name, teacher in teachers.items():
         names.setdefault(teacher.network_of, []).append(name)
     return list(names.values())
+
+
+def _num_weights(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

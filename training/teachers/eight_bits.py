@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from modeling_radio.training.teachers.outputs import longest_list, teacher_error
+from modeling_radio.training.teachers.outputs import teacher_error
 
 
 if TYPE_CHECKING:
@@ -84,8 +84,7 @@ def describe_blocks(teacher: Teacher) -> str:
 
 
 def _linear_layers(teacher: Teacher) -> Collection[nn.Linear]:
-    blocks = teacher.blocks() or longest_list(teacher)
-    return {layer for block in blocks for layer in block.modules() if isinstance(layer, nn.Linear)}
+    return {layer for block in teacher.repeated_blocks() for layer in block.modules() if isinstance(layer, nn.Linear)}
 
 
 def _fits(layer: nn.Linear) -> bool:
