@@ -160,7 +160,7 @@ def _packed_classes(block: type[RadioBlock], attention: type[RadioAttention]) ->
     def mix(self: RadioAttention, qkv: Tensor, sealed: Sealed, record: Record | None) -> Tensor:
         return attention.mix(self, qkv, sealed.segments, record)
 
-    sealing = type(block.__name__, (block,), {"__call__": call})
+    sealing: Any = type(block.__name__, (block,), {"__call__": call})
     sealing.forward = block.forward  # transformers wraps that of each subclass once more
     return sealing, type(attention.__name__, (attention,), {"mix": mix})
 

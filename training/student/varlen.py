@@ -4,6 +4,7 @@ It is one of transformers' attention functions. Its kernel needs a CUDA device, 
 """
 
 import importlib.util
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -52,8 +53,9 @@ def varlen_attention(  # noqa: PLR0913 - the arguments of transformers' attentio
     device_type = query.device.type
     dtype = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else query.dtype
     # (1, heads, total_length, head_dim) -> (total_length, heads, head_dim)
-    tokens = [each[0].transpose(0, 1).to(dtype) for each in (query, key, value)]
-    mixed = varlen_attn(*tokens, cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k, scale=scaling)
+    query, key, value = (each[0].transpose(0, 1).to(dtype) for each in (query, key, value))
+    lengths = cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k
+    mixed = cast(Tensor, varlen_attn(query, key, value, *lengths, scale=scaling))
     return mixed.unsqueeze(0), None
 
 
