@@ -116,6 +116,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("source", type=Path)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--num-images", type=int, default=NUM_IMAGES)
     arguments = parser.parse_args()
-    write_small_student(arguments.source, arguments.output, arguments.num_images)
+    write_small_student(arguments.source, arguments.output)

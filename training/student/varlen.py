@@ -33,8 +33,8 @@ def varlen_attention(  # noqa: PLR0913 - the arguments of transformers' attentio
     Args:
         module: The attention.
         query: `(batch, heads, length, head_dim)`; `(1, heads, total_length, head_dim)` with lengths.
-        key: Of the same shape.
-        value: Of the same shape.
+        key: Same shape.
+        value: Same shape.
         attention_mask: None.
         scaling: Factor of the scores.
         dropout: Share of dropped weights; 0 with lengths.
