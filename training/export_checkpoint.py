@@ -56,7 +56,7 @@ def export_checkpoint(settings: ExportCheckpointSettings) -> Path:
     from modeling_radio.training.targets.statistics import TeacherStatistics
     from modeling_radio.training.teachers.outputs import TeacherWidths
 
-    folder, run = settings.checkpoint, settings.checkpoint.absolute().parents[1]
+    folder, run = settings.checkpoint, settings.checkpoint.absolute().parent.parent
     if not (folder / "state.json").is_file() or not (run / RECIPE_FILE).is_file():
         raise ValueError(f"`checkpoint` must be a folder such as 'runs/demo/checkpoints/step_00000100', got {folder}.")
     check_output(settings.output, overwrite=settings.overwrite, inputs=[run], kind=MODEL_FOLDER)

@@ -80,7 +80,7 @@ def table_weights(rows: EncodedRows, balance: BalanceRecipe, seed: int) -> np.nd
                 f"`data.balance.weights` needs a table or .tar files, got a folder and {balance.weights!r}."
             )
         weights = np.array([_weight_of(text, f"row {row}", balance) for row, text in enumerate(texts)])
-        return weights / max(weights.mean(), np.finfo(float).tiny)
+        return _limited(weights, np.ones(len(weights)), balance.max_repeats) if weights.any() else weights
     groups = _groups_of(rows, balance, seed)
     weights = group_weights(groups, balance.power, balance.max_repeats)
     before, after = np.bincount(groups).max(), np.bincount(groups, weights).max()
@@ -183,7 +183,7 @@ class _OwnWeights:
         self.column, self.balance = column, balance
 
     def of(self, key: str, row: Mapping[str, Any]) -> float:
-        return _weight_of(self.column.weight(row), key, self.balance)
+        return min(_weight_of(self.column.weight(row), key, self.balance), self.balance.max_repeats)
 
 
 class _WeightsByName(NamedTuple):
@@ -217,7 +217,7 @@ def _weight_of(text: Any, name: str, balance: BalanceRecipe) -> float:
             f"`data.balance.weights` must hold numbers of at least 0, got {balance.weights!r} with {text!r:.50} for "
             f"{name}."
         )
-    return min(weight, balance.max_repeats)
+    return weight
 
 
 def _hash(name: str) -> int:
@@ -258,15 +258,25 @@ def weights_of_sizes(sizes: np.ndarray, power: float, max_repeats: float) -> np.
         power: As in `group_weights`.
         max_repeats: As in `group_weights`.
     """
+    return _limited(np.where(sizes > 0, np.maximum(sizes, 1) ** -float(power), 0.0), sizes, max_repeats)
+
+
+def _limited(free: np.ndarray, sizes: np.ndarray, max_repeats: float) -> np.ndarray:
+    """Return weights in proportion to others, but at most `max_repeats`, and on average 1 where the limit allows it.
+
+    Args:
+        free: Weight of each image of a group, above 0 for one at least.
+        sizes: Number of images of each group.
+        max_repeats: Largest weight; what is cut off goes to the others.
+    """
     total = sizes.sum()
-    free = np.where(sizes > 0, np.maximum(sizes, 1) ** -float(power), 0.0)
     weights = free * (total / (sizes * free).sum())
     for _ in range(len(sizes)):  # cutting raises the others, which may then be too large
         is_cut = weights >= max_repeats
-        rest = total - max_repeats * sizes[is_cut].sum()
-        if rest <= 0 or weights.max() <= max_repeats:
+        rest, of_others = total - max_repeats * sizes[is_cut].sum(), (sizes * free)[~is_cut].sum()
+        if rest <= 0 or not of_others or weights.max() <= max_repeats:
             break
-        weights = np.where(is_cut, max_repeats, free * (rest / (sizes * free)[~is_cut].sum()))
+        weights = np.where(is_cut, max_repeats, free * (rest / of_others))
     return np.minimum(weights, max_repeats)
 
 

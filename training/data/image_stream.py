@@ -94,7 +94,8 @@ class EndlessSource:
                 self._place_before = self._place()
             num_given = self._num_given  # above 0 after a restart amid the copies of the next image
             self._image, copies = self._next_shown()
-            self._copies_left, self._num_given = copies - num_given, num_given
+            self._copies_left = max(1, copies - num_given)  # with other weights than before there may be fewer
+            self._num_given = num_given
         self._copies_left -= 1
         self._num_given = self._num_given + 1 if self._copies_left else 0
         return self._image

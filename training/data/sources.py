@@ -231,6 +231,8 @@ def read_rows(shards: Sequence[str], column: str, weights: str | None) -> Iterat
     for file in shards:
         number = 0
         with xopen(file, "rb") as content, ParquetFile(content) as table:
+            if missing := {*columns} - {*table.schema_arrow.names}:  # `iter_batches` would leave them out
+                raise ValueError(f"{file} has no column {min(missing)!r}")
             for group in table.iter_batches(_ROWS_AT_ONCE, columns=columns):
                 for values in group.to_pylist():
                     image = values[column]
@@ -407,9 +409,17 @@ def open_stream(source: SourceRecipe) -> tuple[IterableDataset, ImageColumn]:
 def stream_fingerprint(data: DataRecipe) -> str:
     """Return a line that changes when the files of streamed sources do, though the sources have the same names.
 
-    For files behind a URL it knows the names only; those of a data set of the Hub hold the commit.
+    So it does when the features that balance them change. For files behind a URL it knows the names only; those of a
+    data set of the Hub hold the commit.
     """
-    return "; ".join(_source_fingerprint(source) for source in data.sources())
+    return "; ".join(_source_fingerprint(source) + _features_fingerprint(source) for source in data.sources())
+
+
+def _features_fingerprint(source: SourceRecipe) -> str:
+    if source.balance is None or source.balance.features is None:
+        return ""
+    files = sorted((source.balance.features / "data").glob("*.parquet"))
+    return f" balanced by {files_fingerprint({path.name: path for path in files})}"
 
 
 def _source_fingerprint(source: SourceRecipe) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -20,7 +21,9 @@ from modeling_radio.training.student.sharding import reshard
 
 
 MAX_IMAGES = 1024
-"""Our choice: the standard error of an accuracy is then 1.6 % at most, at the price of some steps."""
+"""Our choice: the standard error of an accuracy is then about 1.6 % at most, at the price of some steps."""
+T = TypeVar("T")
+
 NEIGHBORS = 20
 """Images that vote, as in `radio evaluate`."""
 MAX_TOKENS_PER_PASS = 8192
@@ -104,12 +107,18 @@ def _read(file: Path, size_px: int) -> Tensor:
 
 
 def _labeled_files(folder: Path) -> tuple[list[Path], list[int]]:
-    """Return images of a folder, spread evenly over it, and the numbers of their classes."""
+    """Return images of a folder, spread evenly over it, and the numbers of their classes.
+
+    Of many classes only some are taken, with more than `NEIGHBORS` images each where they have them: an image that is
+    alone in its class has no neighbor that could vote for it.
+    """
     skipped = SkippedImages()
     classes = sorted(path for path in folder.glob("*/") if path.is_dir() and not is_hidden(path.name))
-    found = [(file, number) for number, path in enumerate(classes) for file in image_files(path)]
-    num_chosen = min(MAX_IMAGES, len(found))
-    chosen = [found[index * len(found) // num_chosen] for index in range(num_chosen)]
+    of_classes = [files for path in classes if (files := list(image_files(path)))]
+    of_classes = [_spread(files, max(NEIGHBORS + 1, MAX_IMAGES // len(of_classes))) for files in of_classes]
+    num_images = sum(map(len, of_classes))
+    of_classes = _spread(of_classes, MAX_IMAGES * len(of_classes) // max(num_images, 1))
+    chosen = _spread([(file, number) for number, files in enumerate(of_classes) for file in files], MAX_IMAGES)
     usable = [each for each in chosen if skipped.check(EncodedImage(str(each[0]), each[0]))]
     if len({label for _, label in usable}) < 2:
         raise RecipeError(
@@ -117,3 +126,9 @@ def _labeled_files(folder: Path) -> tuple[list[Path], list[int]]:
             f"{str(folder)!r} with {len(usable)} images of {len({label for _, label in usable})}."
         )
     return [file for file, _ in usable], [label for _, label in usable]
+
+
+def _spread(items: list[T], most: int) -> list[T]:
+    """Return some of the items at equal distances."""
+    number = min(most, len(items))
+    return [items[index * len(items) // number] for index in range(number)]

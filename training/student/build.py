@@ -23,6 +23,7 @@ from modeling_radio.layers_radio import AttentionLayout, RadioAttention, RadioBl
 from modeling_radio.presets_radio import NAVITS
 from modeling_radio.training.recipes.recipe import Recipe, RecipeError
 from modeling_radio.training.recipes.sections import OWN_ARCHITECTURE
+from modeling_radio.training.student import varlen  # noqa: F401 - registers its attention
 from modeling_radio.training.student.foreign import check_foreign, foreign_config, freeze_parts
 from modeling_radio.training.student.navit import check_navit, navit_config
 from modeling_radio.training.student.packing import check_merging

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,10 +16,12 @@ from modeling_radio.training.data.balance import (
     group_weights,
     nearest,
     num_copies,
+    table_weights,
 )
 from modeling_radio.training.data.image_folder import ImageFolder
 from modeling_radio.training.data.training_images import build_training_images
 from modeling_radio.training.recipes.recipe import DataRecipe, RecipeError, load_recipe
+from modeling_radio.training.recipes.sections import BalanceRecipe
 
 
 @pytest.fixture(autouse=True)
@@ -125,6 +128,17 @@ def test_a_run_shows_images_of_a_table_by_its_weights(write_source, kind, name):
         shown(write_source(kind, 5, first=10), balance={"weights": "nothing"})
     with pytest.raises(ValueError, match=r"`data\.balance\.weights` .*a folder"):
         shown(write_source("folder", 5), balance={"weights": name})
+
+
+def test_own_weights_count_by_their_ratios_and_are_limited():
+    def weights_of(*values):
+        rows = SimpleNamespace(weights=lambda: [str(value) for value in values])
+        return table_weights(rows, BalanceRecipe(weights="w", max_repeats=3), 0).tolist()
+
+    assert weights_of(100, 300) == [0.5, 1.5]  # above the limit, but not as multiples of their mean
+    assert weights_of(*[0.01] * 19, 10) == pytest.approx([17 / 19] * 19 + [3])
+    assert weights_of(*[0] * 9, 2) == [0] * 9 + [3]
+    assert weights_of(0, 0) == [0, 0]
 
 
 def test_passes_show_an_image_as_often_as_its_weight_says():

@@ -17,6 +17,7 @@ from modeling_radio.core.errors import UserError
 from modeling_radio.training.data import image_stream
 from modeling_radio.training.data.decoding import SkippedImages, decode_rgb
 from modeling_radio.training.data.image_stream import ImageStream, open_image_stream
+from modeling_radio.training.data.sources import read_rows, stream_fingerprint
 from modeling_radio.training.recipes.recipe import DataRecipe
 from modeling_radio.training.recipes.sections import FiltersRecipe, SourceRecipe
 
@@ -209,17 +210,31 @@ def test_balanced_streams_go_on_amid_the_copies_of_an_image(balanced) -> None:
         assert again.state_dict() == whole.state_dict()
 
 
+def test_other_weights_after_a_restart_repeat_no_image_for_ever(balanced) -> None:
+    data, _ = balanced
+    stream = open_numbers(data)
+    (source,) = stream.sources
+    source.load_state_dict({**source.state_dict(), "copies": 99})
+    assert len({decode_rgb(next(source)).getpixel((0, 0))[0] for _ in range(30)}) > 1
+
+
 def test_images_without_features_are_left_out_and_counted(write_source, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("RADIO_CACHE", str(tmp_path / "radio"))
     (tmp_path / "features/data").mkdir(parents=True)
     rows = table({"id": ["part-00/000", "part-01/001"], "label": ["a", "b"]})
     parquet.write_table(rows, tmp_path / "features/data/train-0.parquet")
     balance = {"features": str(tmp_path / "features"), "column": "label"}
-    stream = open_numbers(streamed(write_source("webdataset", 6), balance=balance))
+    data = streamed(write_source("webdataset", 6), balance=balance)
+    stream = open_numbers(data)
     assert set(take(stream, 4)) == {0, 1}
+    before = stream_fingerprint(data)
+    parquet.write_table(rows.slice(0, 1), tmp_path / "features/data/train-0.parquet")
+    assert stream_fingerprint(data) != before
     assert stream.sources[0].left_out == {"not in `data.balance.features`": 4}
     with pytest.raises(ValueError, match=r"no usable image .*`data.balance.features`': 3"):
         take(open_numbers(streamed(write_source("webdataset", 3, first=20), balance=balance)), 1)
+    with pytest.raises(ValueError, match=r"no column 'none'"):
+        next(read_rows([str(tmp_path / "features/data/train-0.parquet")], "label", "none"))
     faulty = streamed(write_source("parquet", 3, first=30), balance={"weights": "image"})
     with pytest.raises(ValueError, match=r"`data.balance.weights` .* for part-0./000000000"):
         take(open_numbers(faulty), 1)

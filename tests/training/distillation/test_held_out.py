@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from modeling_radio.core.files import write_text
 from modeling_radio.figures.rows import CELL_INCHES, DPI, GAP_INCHES, LABEL_INCHES
 from modeling_radio.metrics.representation import effective_rank
 from modeling_radio.training.data.training_images import build_images
-from modeling_radio.training.distillation import tracking
+from modeling_radio.training.distillation import neighbors, tracking
 from modeling_radio.training.distillation.held_out import (
     HeldOutFigures,
     HeldOutMetrics,
@@ -323,6 +324,20 @@ def test_labeled_images_are_of_several_classes(recipe_file: str, content: str) -
     recipe = load_recipe(recipe_file, ["logging.knn_data=labeled"])
     with pytest.raises(RecipeError, match=r"`logging\.knn_data` .*'labeled' with"):
         HeldOutNeighbors.of_run(recipe, CONFIG, Accelerator(cpu=True))
+
+
+@pytest.mark.parametrize(("num_classes", "size", "kept"), [(100, 30, 48), (20, 90, 20), (60, 3, 60)])
+def test_labeled_images_have_others_of_their_class(
+    monkeypatch: pytest.MonkeyPatch, num_classes: int, size: int, kept: int
+) -> None:
+    monkeypatch.setattr(neighbors, "image_files", lambda path: [path / f"{number}" for number in range(size)])
+    monkeypatch.setattr(neighbors.SkippedImages, "check", lambda *_: True)
+    for number in range(num_classes):
+        Path("labeled", f"{number:03}").mkdir(parents=True)
+    files, labels = neighbors._labeled_files(Path("labeled"))
+    assert len(files) == len(set(files)) <= neighbors.MAX_IMAGES
+    assert len({path.parent for path in files}) == len(set(labels)) == kept
+    assert min(Counter(labels).values()) >= min(size, neighbors.NEIGHBORS + 1)
 
 
 @pytest.mark.usefixtures("quick_pictures")
