@@ -336,6 +336,7 @@ class ImageColumn:
         """
         path = (row[self.name] or {}).get("path")
         if self.prefixes is None:
+            assert path is not None  # of a file in a folder
             return Path(os.path.relpath(path, Path(self.source).expanduser())).as_posix()
         in_shard = _NAME_IN_SHARD.fullmatch(path or "")
         key = row[_KEY] if _KEY in row else (in_shard[1] if in_shard else path)
@@ -343,6 +344,7 @@ class ImageColumn:
 
     def weight(self, row: Mapping[str, Any]) -> Any:
         """Return the weight of a row as it is written there."""
+        assert self.weights is not None  # asked for weights only
         return row[self.weights]
 
 
