@@ -476,6 +476,8 @@ def _explain(model: type[BaseModel], entry: ErrorDetails, values: Mapping[str, A
         text = f"Unknown key '{{path}}' ({model.__name__}).{did_you_mean(name, valid)} Valid: {valid}."
     elif entry["type"] == "missing":
         text = MISSING
+    elif cause is not None:  # of a function that checks this field, and says more than the type
+        text = f"`{{path}}`: {cause}"
     else:
         field, value = model.model_fields[name], values.get(name)
         hint = did_you_mean(value, literals_of(field.annotation)) if isinstance(value, str) else ""

@@ -18,6 +18,7 @@ models have an additional `inner.` in NVIDIA's files.
 import copy
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -806,6 +807,13 @@ class RadioModel(ImageFeatures):
     def base_model(self) -> "RadioModel":
         """This model."""
         return self
+
+    def _adjust_missing_and_unexpected_keys(self, loading_info: LoadStateDictInfo) -> None:
+        """Leave the head of a tuned model out of the report, not out of `output_loading_info=True`."""
+        super()._adjust_missing_and_unexpected_keys(loading_info)
+        if type(self).__name__ not in (self.config.architectures or [type(self).__name__]):
+            own = {key for key in loading_info.unexpected_keys if key.startswith(f"{self.base_model_prefix}.")}
+            loading_info.create_loading_report = replace(loading_info, unexpected_keys=own).create_loading_report
 
     @staticmethod
     def restrict_config(config: RadioConfig) -> RadioConfig:

@@ -75,3 +75,17 @@ def test_what_else_differs_is_reported_beside_a_new_head(classifier):
     assert re.search(r"blocks\.0\.attn\.qkv\.weight\s+\| MISSING", report)
     assert re.search(r"radio_model\.model\.stranger\s+\| UNEXPECTED", report)
     assert not re.search(r"classifier.*MISSING", report)
+
+
+def test_a_backbone_of_a_tuned_model_is_opened_without_a_report(tmp_path):
+    RadioForImageClassification(tiny_config()).save_pretrained(tmp_path)
+    with CaptureLogger(LOGGER) as captured:
+        _, loaded = RadioModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert captured.out == ""
+    assert {key.partition(".")[0] for key in loaded["unexpected_keys"]} == {"classifier"}
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file(tensors | {"radio_model.model.stranger": torch.ones(1)}, tmp_path / "model.safetensors", {"format": "pt"})
+    with CaptureLogger(LOGGER) as captured:
+        RadioModel.from_pretrained(tmp_path)
+    assert re.search(r"radio_model\.model\.stranger\s+\| UNEXPECTED", captured.out)
+    assert "classifier" not in captured.out

@@ -10,6 +10,8 @@ from modeling_radio.api import PHOTOGRAPH, builtin
 from modeling_radio.core.checkpoints import open_checkpoint
 from modeling_radio.core.hub import find_folder
 from modeling_radio.core.ids import ModelFolder, ModelId
+from modeling_radio.core.settings import SettingsError
+from modeling_radio.tuning.settings import FinetuneSettings
 
 
 NAME = "builtin:lite"
@@ -55,7 +57,12 @@ def test_every_way_to_name_it_leads_to_its_folder():
 )
 def test_another_name_is_refused_with_those_that_there_are(opening):
     with pytest.raises(ValueError, match=r"`builtin`.*\['lite'\].*'light'"):
-        opening("light" if opening is builtin else "builtin:light")
+        opening("builtin:light")
+
+
+def test_a_setting_says_which_names_there_are():
+    with pytest.raises(SettingsError, match=r"`checkpoint`.*\['lite'\].*'light'"):
+        FinetuneSettings(checkpoint="builtin:light", data="pets", output="run")
 
 
 def test_it_is_small_complete_and_without_code():
