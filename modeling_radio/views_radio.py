@@ -44,12 +44,19 @@ class Tiles:
     Attributes:
         size: Height and width of the image in pixels.
         side: Side of a tile in pixels; a tile covers a shorter side of the image in full.
-        stride: Pixels from one tile to the next; the last tiles end at the edges of the image.
+        stride: Pixels from one tile to the next, at most `side`; the last tiles end at the edges of the image.
+
+    Raises:
+        ValueError: If the stride would leave gaps, or is not positive.
     """
 
     size: tuple[int, int]
     side: int
     stride: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.stride <= self.side:
+            raise ValueError(f"`stride` must be from 1 to the `side` of a tile, {self.side}, got {self.stride}.")
 
     def places(self) -> Iterator[tuple[int, int, int, int]]:
         """Yield top, left, height and width of each tile in pixels, row by row."""
@@ -129,8 +136,8 @@ class _Strip:
         """Return the rows that are complete after the tiles that begin at a row of pixels."""
         end = self.ends[top]
         done, rest = self.band[:, :, :end], self.band[:, :, end:]
-        if rest.shape[2]:
-            self.band = F.pad(rest, (0, 0, 0, end))
+        if top != max(self.rows):
+            self.band = torch.cat([rest, torch.zeros_like(done)], dim=2)
         return done.to(self.dtype)
 
 
@@ -223,7 +230,7 @@ class ViewOptions:
                     f"{self.tile_size}. The nearest is {nearest}."
                 )
         side = self.tile_size or max(size)
-        return Tiles(size, side, max(int(side * (1 - self.tile_overlap)) // step, 1) * step)
+        return Tiles(size, side, min(max(int(side * (1 - self.tile_overlap)) // step, 1) * step, side))
 
     def join(self, config: RadioConfig, pixel_values: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
         """Return the mean of the maps of all views, those of tiles joined, `(batch, channels, height, width)`.

@@ -51,7 +51,7 @@ def test_options_that_cannot_be(options, message):
 
 
 SIZE = Resolution(80, 112)
-GRIDS = [Tiles(SIZE, 48, 32), Tiles(SIZE, 48, 16), Tiles(SIZE, 48, 48), Tiles(SIZE, 96, 64)]
+GRIDS = [Tiles(SIZE, 48, 32), Tiles(SIZE, 48, 16), Tiles(SIZE, 48, 48), Tiles(SIZE, 96, 64), Tiles(SIZE, 16, 16)]
 
 
 @pytest.mark.parametrize("tiles", GRIDS)
@@ -69,6 +69,12 @@ def test_parts_of_a_map_are_joined_to_it(tiles, cell):
     torch.testing.assert_close(joined, whole)
     torch.testing.assert_close(doubled, 2 * whole[:1])
     assert seen.min() >= 1
+
+
+@pytest.mark.parametrize("stride", [0, 49])
+def test_tiles_leave_no_gaps(stride):
+    with pytest.raises(ValueError, match="`stride`"):
+        Tiles(SIZE, 48, stride)
 
 
 def test_no_step_at_a_seam_is_larger_than_the_share_of_a_place():
