@@ -180,6 +180,21 @@ def open_model(
     )
 
 
+def require_rgb(opened: Opened) -> Opened:
+    """Return a model that sees photographs.
+
+    Raises:
+        ValueError: If it takes images of other channels.
+    """
+    count = opened.model.config.num_channels
+    if count != 3:
+        raise ValueError(
+            f"`checkpoint` must take RGB images, got {opened.checkpoint!r}, which takes images of {count} channels. "
+            "`radio evaluate` measures it on files of these; `AutoModel` opens it."
+        )
+    return opened
+
+
 def _open_processor(checkpoint: str, model: RadioPreTrainedModel, *, is_nvidias: bool) -> RadioImageProcessor:
     """Return the processor of a folder of ours, otherwise the one that fits the model."""
     if not is_nvidias:

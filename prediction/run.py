@@ -29,7 +29,7 @@ from modeling_radio.extraction.shards import Shard
 from modeling_radio.extraction.source import ImageBatch, SourceSplit, open_source
 from modeling_radio.extraction.streamed import StreamedSplit
 from modeling_radio.figures.page import CaptionedImage, ImageRow, Section, write_page
-from modeling_radio.figures.predictions import Prediction, open_model
+from modeling_radio.figures.predictions import Prediction, open_model, require_rgb
 from modeling_radio.prediction.answers import (
     CLASSES,
     DEPTH,
@@ -114,7 +114,7 @@ def predict_all(settings: PredictSettings) -> Predicted:
     """
     check_output(settings.data, settings.output, NAME)
     base = check_parts(settings.checkpoint, settings.base)
-    opened = open_model(settings.checkpoint, settings.device, settings.dtype, base=base)
+    opened = require_rgb(open_model(settings.checkpoint, settings.device, settings.dtype, base=base))
     answering = Answering(opened, settings.classes, settings.threshold, tiles_of(settings))
     return answer_all(settings, answering, NAME, recorded_command(NAME, settings, ["checkpoint", "data"]))
 

@@ -46,7 +46,11 @@ def label_all(settings: LabelSettings) -> Predicted:
     data, output = Path(settings.data).expanduser(), settings.output
     if not data.is_dir():
         raise ValueError(f"`data` must be a folder of images, got {settings.data!r}.")
+    _check_words(settings)
     check_output(settings.data, output, NAME)
+    link = output / IMAGES
+    if link.exists() and not link.is_symlink():
+        raise ValueError(f"`output` must have no {IMAGES!r} but the link to `data`, got {str(link)!r}: move it away.")
     finder = _open(settings)
     shared = (LabelSettings.model_fields.keys() & PredictSettings.model_fields.keys()) - {"threshold"}
     images = PredictSettings(
@@ -54,10 +58,23 @@ def label_all(settings: LabelSettings) -> Predicted:
     )
     command = recorded_command(NAME, settings, ["data"])
     found = answer_all(images, finder, NAME, command, coco=COCO, has_paths=True)
-    link = output / IMAGES
-    if not link.is_symlink():
+    if link.resolve() != data.resolve():  # of an earlier run, which the images have left since
+        link.unlink(missing_ok=True)
         os.symlink(data.resolve(), link, target_is_directory=True)
     return found
+
+
+def _check_words(settings: LabelSettings) -> None:
+    """Refuse words that are empty or given twice: a place has one nearest word, and a class one name."""
+    known: set[str] = set()
+    for name, words in (("words", settings.words), ("around", settings.around)):
+        for word in words:
+            if not word or word != word.strip() or word in known:
+                raise ValueError(
+                    f"`{name}` must be words without spaces around them, none empty and none given before, got "
+                    f"{word!r}. Name others; `words` and `around` share none."
+                )
+            known.add(word)
 
 
 @dataclass

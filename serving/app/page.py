@@ -44,6 +44,7 @@ from modeling_radio.figures.predictions import (
     open_model,
     predict,
     read_photograph,
+    require_rgb,
     shown,
 )
 from modeling_radio.inputs_radio import WindowSize, check_window_size
@@ -214,7 +215,7 @@ class App:
         Raises:
             ValueError: As `open_model`.
         """
-        self.opened: Opened = open_model(self._checkpoint, device, dtype, self._num_global, self._base)
+        self.opened: Opened = require_rgb(open_model(self._checkpoint, device, dtype, self._num_global, self._base))
         # The path of an uploaded file has its content's hash.
         self.encode_photograph = lru_cache(KEPT_PASSES)(self._encode_photograph)
         return self.describe()

@@ -59,8 +59,15 @@ def test_regions_of_words(words, photographs, tmp_path, capsys):
     assert {image.size for image in tables["train"]["image"]} == {(70, 50), (40, 90)}
 
     before = (output / "annotations.json").read_bytes()
-    assert main(command) == 0
+    moved = photographs.rename(tmp_path / "moved")
+    assert main([str(moved), *command[1:]]) == 0
     assert (output / "annotations.json").read_bytes() == before
+    assert (output / "images").resolve() == moved.resolve()
+    moved.rename(photographs)
+    (output / "images").unlink()
+    (output / "images").mkdir()
+    assert main(command) == 1
+    assert "`output`" in capsys.readouterr().err
     with pytest.raises(ValueError, match="`output`"):
         label_all(LabelSettings(data=str(photographs), words=["cat"], checkpoint=str(words), output=output))
 
@@ -103,3 +110,15 @@ def test_a_model_without_texts_is_refused(model, photographs, tmp_path):
     with pytest.raises(ValueError, match="`checkpoint`"):
         label_all(settings)
     assert not (tmp_path / "labels").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "around", "name"),
+    [(["cat", "cat"], ["sky"], "words"), (["cat", ""], ["sky"], "words"), (["cat", "sky"], ["sky"], "around")],
+)
+def test_words_that_cannot_be(words, around, name, photographs, tmp_path):
+    settings = LabelSettings(
+        data=str(photographs), words=words, around=around, checkpoint="none", output=tmp_path / "labels"
+    )
+    with pytest.raises(ValueError, match=f"`{name}`"):
+        label_all(settings)

@@ -9,6 +9,7 @@ from tuning_fixtures import _short_and_apart
 
 from modeling_radio import RadioConfig, RadioForImageClassification, RadioImageProcessor, RadioModel
 from modeling_radio.api import evaluate
+from modeling_radio.figures.predictions import open_model, require_rgb
 from modeling_radio.tuning.channels import FIRST_LAYER, read_channels, shown_in_rgb, widen_first_layer
 from modeling_radio.tuning.data import load_images
 from modeling_radio.tuning.run import FinetuningRun
@@ -114,6 +115,8 @@ def test_a_run_from_files_to_a_folder(base, fields, tmp_path):
     assert model(inputs).logits.shape == (1, 2)
     with pytest.raises(ValueError, match="`pixel_values` must have 5 channels, got 3"):
         model(inputs[:, :3])
+    with pytest.raises(ValueError, match="`checkpoint`"):
+        require_rgb(open_model(str(tmp_path / "run" / "final"), "cpu"))
     picture = Image.open(next((tmp_path / "run" / "pictures" / "examples").glob("*.jpg")))
     assert picture.getextrema()[0][1] > 200  # brightened
     found = evaluate(checkpoint=str(tmp_path / "run" / "final"), data=str(fields), num_workers=0, resamples=100)
