@@ -45,6 +45,7 @@ def export_checkpoint(settings: ExportCheckpointSettings) -> Path:
         CheckpointError: If it is damaged, or of another network than the run's recipe says.
         WriteError: If the folder cannot be written.
     """
+    from modeling_radio import RadioModel
     from modeling_radio.core.checkpoints import MODEL_FOLDER  # these take seconds, which `--help` need not wait for
     from modeling_radio.core.files import check_output
     from modeling_radio.core.manifests import CheckpointError, find_damage
@@ -69,8 +70,10 @@ def export_checkpoint(settings: ExportCheckpointSettings) -> Path:
     network = MovingAverage(student, recipe.ema.decay) if recipe.ema.is_exported else student
     statistics = TeacherStatistics(recipe.standardization, widths, recipe.inner_depths())
     load_modules(folder, {"ema" if recipe.ema.is_exported else "student": network, "statistics": statistics})
+    trained = network.module if isinstance(network, MovingAverage) else network
+    assert isinstance(trained, RadioModel)  # a student is one
     export_student(
-        network.module if isinstance(network, MovingAverage) else network,
+        trained,
         statistics.standardizers(),
         settings.output,
         lineage=Lineage.find(run),

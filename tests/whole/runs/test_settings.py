@@ -41,6 +41,7 @@ from tried_settings import (
 from two_processes import ranks_at_work, read_logs
 
 from modeling_radio.core.files import write_text
+from modeling_radio.training.recipes.sections import RecipeError
 
 
 SECONDS = 120
@@ -204,7 +205,10 @@ def faults(packs: Sequence[Sequence[Trial]], folder: Path, world: Path) -> list[
 
 
 def blamed(trials: Sequence[Trial], fault: str, folder: Path, world: Path) -> list[str]:
-    """Return the settings of a pack that are to blame for its fault: by halves."""
+    """Return the settings of a pack that are to blame for its fault: by halves.
+
+    None is, where the recipe refuses them together and each half has run.
+    """
     if len(trials) == 1:
         return [f"{trials[0].name}: {fault}"]
     middle = len(trials) // 2
@@ -214,7 +218,9 @@ def blamed(trials: Sequence[Trial], fault: str, folder: Path, world: Path) -> li
         for half, own in zip(halves, faults(halves, folder, world), strict=True)
         for line in (blamed(half, own, folder / half[0].path, world) if own else [])
     ]
-    return found or [f"{' '.join(trial.name for trial in trials)}, together: {fault}"]
+    if found or RecipeError.__name__ in fault:
+        return found
+    return [f"{' '.join(trial.name for trial in trials)}, together: {fault}"]
 
 
 @pytest.mark.tour
