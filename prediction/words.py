@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,7 @@ def _check_words(settings: LabelSettings) -> None:
 
 
 @dataclass
-class _WordObjects:
+class _WordObjects(ABC):
     """Base of models that find the objects of words.
 
     Args:
@@ -97,9 +98,9 @@ class _WordObjects:
         """The words by number."""
         return dict(enumerate(self.words))
 
+    @abstractmethod
     def __call__(self, images: Sequence[Image.Image]) -> list[Answer]:
         """Return the objects of a batch of RGB images, the most certain first."""
-        raise NotImplementedError
 
     def drawn(self, picture: Image.Image) -> Prediction:
         """Return the objects of an image as a drawing."""

@@ -45,7 +45,7 @@ class Interpolation(NamedTuple):
 
 
 class Overlap(NamedTuple):
-    """Where a map of the student and one of the teacher are read, on the larger of their two grids.
+    """Positions at which a map of the student and one of the teacher are compared, on the larger of their two grids.
 
     Attributes:
         valid: `(images, rows, cols)` bool: positions that both crops show; one image stands for all that are alike.
@@ -62,7 +62,7 @@ class Overlap(NamedTuple):
 
 
 class Alignment(NamedTuple):
-    """Where the student's and a teacher's maps of a group of images show the same: all indices and masks of its losses.
+    """Indices and masks by which losses compare the student's and a teacher's maps of a group of images.
 
     With a shift, the two crops must show areas of the same size. If a student's patch covers a whole number of
     positions of the common grid, every shift does, too: the teacher's values are copied to the student's positions.

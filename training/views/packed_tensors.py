@@ -17,7 +17,7 @@ ALIGNMENT = 8
 
 @dataclass(frozen=True)
 class _Slot:
-    """Where a tensor lies among the bytes of all."""
+    """Position of one tensor in the bytes of all."""
 
     first: int
     dtype: torch.dtype
