@@ -163,6 +163,7 @@ def load_teachers(recipe: Recipe, device: torch.device) -> dict[str, Teacher]:
             if rank == 0 and entry.has_8_bits:
                 print(describe_blocks(teacher), flush=True)
     check_image_sizes(recipe, teachers)
+    _check_own_networks(recipe, teachers)
     return teachers
 
 
@@ -236,6 +237,18 @@ def check_image_sizes(recipe: Recipe, teachers: Mapping[str, Teacher]) -> None:
                 _check_size(teacher, size, size, path)
                 for rows, cols in extreme_grids(recipe, partition, size, stride) if is_online else ():
                     _check_size(teacher, rows * stride, cols * stride, path)
+
+
+def _check_own_networks(recipe: Recipe, teachers: Mapping[str, Teacher]) -> None:
+    """Refuse teachers that share a network, which runs once for all of them, where they see different images."""
+    for partition in recipe.partitions if recipe.views.teachers == "online" else ():
+        seen = {name: each for name, each in teachers.items() if name in (partition.teachers or teachers)}
+        shared = [names for names in by_network(seen) if len(names) > 1]
+        if shared and partition.teachers_per_image is not None:
+            raise RecipeError(
+                f"`partitions.{partition.name}.teachers_per_image` must be null for teachers of one network, "
+                f"{' and '.join(shared[0])}, got {partition.teachers_per_image}."
+            )
 
 
 def _check_size(teacher: Teacher, height: int, width: int, path: str) -> None:

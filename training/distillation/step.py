@@ -123,7 +123,7 @@ def _head_terms(
     (entry,) = [entry for entry in parts.recipe.teachers if entry.name == teacher]
     summary, outputs = output.summaries[head], example.targets.get(teacher)
     if outputs is None:
-        # Not a teacher of this partition: a loss of zero, or DDP would wait for the gradients of an unused head.
+        # Not a teacher of these images: a loss of zero, or DDP would wait for the gradients of an unused head.
         terms = {"features": zero_term(output.features[head], "features")}
         if summary is not None:
             terms["summary"] = zero_term([summary], "summary")
@@ -133,7 +133,7 @@ def _head_terms(
     dense = _feature_term(parts, target, example.targets[target], output.features[head], align)
     terms = {"features": dense._replace(weight=entry.feature_weight)}
     if summary is not None and outputs.summary is not None:
-        terms["summary"] = _summary_term(parts, entry, summary, outputs.summary)
+        terms["summary"] = _summary_term(parts, entry, summary, outputs)
     return terms
 
 
@@ -145,18 +145,29 @@ def _feature_term(
     align: Callable[[Alignment, Tensor, Tensor], AlignedMaps],
 ) -> LossTerm:
     compare = feature_loss(parts.recipe.loss.features)
+    if target.images is not None:
+        maps = [maps[number].index_select(0, places) for number, places in target.images.groups]
     groups = zip(maps, target.features, target.alignments, strict=True)
     by_image = torch.cat(
         [compare(*align(alignment, ours, parts.statistics.standardize(name, own))) for ours, own, alignment in groups]
     )
-    return LossTerm(1.0, by_image.mean(), lambda: by_image, "features")
+    return LossTerm(1.0, _of_batch(by_image.mean(), target), lambda: by_image, "features")
 
 
-def _summary_term(parts: RunParts, entry: TeacherRecipe, ours: Tensor, theirs: Tensor) -> LossTerm:
-    compare = summary_loss(parts.recipe.loss.summary)
+def _summary_term(parts: RunParts, entry: TeacherRecipe, ours: Tensor, target: Target) -> LossTerm:
+    compare, theirs = summary_loss(parts.recipe.loss.summary), target.summary
+    assert theirs is not None
+    if target.images is not None:
+        ours = ours.index_select(0, target.images.places)
     dispersion = parts.statistics.dispersion(entry.name).value
 
     def by_image() -> Tensor:
         return torch.stack([compare(*pair, dispersion) for pair in zip(ours.split(1), theirs.split(1), strict=True)])
 
-    return LossTerm(entry.summary_weight, compare(ours, theirs, dispersion), by_image, "summary")
+    value = _of_batch(compare(ours, theirs, dispersion), target)
+    return LossTerm(entry.summary_weight, value, by_image, "summary")
+
+
+def _of_batch(loss: Tensor, target: Target) -> Tensor:
+    """Return what the mean loss of a teacher's own images is in the mean over a batch."""
+    return loss if target.images is None else loss * target.images.weight

@@ -12,8 +12,9 @@ class LossTerm(NamedTuple):
 
     Attributes:
         weight: The recipe's factor.
-        value: Scalar, the mean over the images of the batch; 0 if the teacher does not see them.
-        by_image: Returns the loss of each image, `(images,)`.
+        value: Scalar, the mean over the images of the batch; 0 if the teacher does not see them. If it sees some, the
+            mean over these times a factor: see `OwnImages`.
+        by_image: Returns the loss of each image that the teacher sees, `(images,)`.
         group: "features" or "summary": losses of a teacher in one group get one weight where weights change during the
             run. Dense losses and summaries are apart, or summaries swallow the dense losses (PHI-S, A.8.1). Empty for a
             loss whose weight does not change.

@@ -213,7 +213,8 @@ class Networks:
         """Return the operations of an image by partition, by part of a step, and by its number of patches.
 
         Parts are `STUDENT_PART`, `AVERAGE_PART` with MESA, and teachers that run at every step. A teacher of mosaics
-        takes the share of a canvas that the image fills.
+        takes the share of a canvas that the image fills. Where images are shown to some teachers each, an image counts
+        as their mean.
         """
         heads, patch_size = self.heads_of(stage), self.student.patch_size
         found: dict[str, dict[str, dict[int, float]]] = {}
@@ -225,7 +226,7 @@ class Networks:
                 student = self.student_flops(size, heads)
                 flops = {STUDENT_PART: student, AVERAGE_PART: average_share(stage) * student}
                 flops |= {
-                    name: value * self.teachers[name].share_of_pass(size)
+                    name: value * self.teachers[name].share_of_pass(size) * stage.share_of_images(partition)
                     for name, value in self.teacher_flops(counted, size, 1).items()
                 }
                 for part, value in flops.items():
@@ -483,7 +484,7 @@ def pass_bytes(
     images = patches / (side // networks.student.patch_size) ** 2  # of the largest size
     parts = min(stage.views.parts_at_once, num_parts) if stage.views.teachers == "online" else 1
     names = [name for name in partition.teachers or networks.teachers if name in networks.teachers]
-    channels = sum(networks.teachers[name].feature_dim for name in names)
+    channels = stage.share_of_images(partition) * sum(networks.teachers[name].feature_dim for name in names)
     return PassBytes(FULL_BYTES * parts * patches * channels, images * largest.kept, images * largest.kept_checkpointed)
 
 
@@ -497,7 +498,8 @@ def _partition_cost(
     images_per_pass = math.ceil(num_images / num_passes)
     names = list(networks.teachers) if partition.teachers is None else partition.teachers
     parts = min(stage.views.parts_at_once, num_parts) if stage.views.teachers == "online" else 1
-    images_per_call = math.ceil(num_images * parts / num_passes)
+    seen = num_images * stage.share_of_images(partition)  # by each teacher
+    images_per_call = math.ceil(seen * parts / num_passes)
     of_sizes = {size: networks.teacher_flops(names, size, images_per_call) for size in shares}
     per_image = {
         name: sum(share * of_sizes[size][name] for size, share in shares.items()) / images_per_call for name in names
@@ -512,7 +514,7 @@ def _partition_cost(
         num_images,
         images_per_pass,
         num_images * student * (1 + average_share(stage)),
-        {name: num_images * flops for name, flops in per_image.items()},
+        {name: seen * flops for name, flops in per_image.items()},
         pass_bytes(networks, stage, partition, num_parts, most * patches),
         most * patches,
     )
@@ -534,20 +536,6 @@ def at_size(stage: Recipe, choose: Callable[[list[int]], int]) -> Recipe:
 
 
 def with_split_teachers(stage: Recipe) -> Recipe:
-    """Return a stage whose images are split evenly over its teachers, as in stage 1 of PHI-S, table 10.
-
-    Its partitions run on every rank.
-    """
-    names = [teacher.name for teacher in stage.teachers]
-    partitions = [
-        p.replace(
-            name=f"{p.name}-{name}",
-            batch_size=p.batch_size and max(p.batch_size // len(names), 1),
-            token_budget=p.token_budget and max(p.token_budget // len(names), 1),
-            teachers=[name],
-            rank_share=None,
-        )
-        for p in stage.partitions
-        for name in names
-    ]
-    return stage.replace(partitions=partitions)
+    """Return a stage whose images are each shown to one teacher, as in stage 1 of PHI-S, table 10."""
+    partitions = [each.model_copy(update={"teachers_per_image": 1}) for each in stage.partitions]
+    return stage.model_copy(update={"partitions": partitions})

@@ -139,10 +139,15 @@ def num_views(stage: Recipe, teachers: Mapping[str, HasNetwork], patch_size: int
     """Return the number of views of a step on all ranks, see `SimulatedStep.views`."""
     if stage.views.teachers == "cached":
         return 0
-    return sum(
-        images_per_step(each, patch_size)
-        * (1 + len(by_network({name: teachers[name] for name in each.teachers or teachers})))
+    networks = {
+        each.name: len(by_network({name: teachers[name] for name in each.teachers or teachers}))
         for each in stage.partitions
+    }
+    return round(
+        sum(
+            images_per_step(each, patch_size) * (1 + stage.share_of_images(each) * networks[each.name])
+            for each in stage.partitions
+        )
     )
 
 
@@ -161,7 +166,9 @@ def _flops_of(
         if _is_mosaic(networks, part):
             calls = [passes[first : first + at_once] for first in range(0, len(passes), at_once)]
             images = [[grid for grids in call for grid in grids] for call in calls]
-            total += sum(networks.teachers[part].mosaic_flops(grids) for grids in images if grids)
+            (partition,) = [each for each in stage.partitions if each.name == name]
+            seen = [grids[: math.ceil(stage.share_of_images(partition) * len(grids))] for grids in images]
+            total += sum(networks.teachers[part].mosaic_flops(grids) for grids in seen if grids)
         else:
             known = sorted(by_part[name][part].items())
             tokens = [grid.num_tokens for grids in passes for grid in grids]

@@ -151,6 +151,8 @@ class Recipe(RecipeSection):
             require(partition.windows_px is None or is_cached, f"{path}.windows_px", partition.windows_px, rule)
             rule = "null with `views.teachers: cached`, whose views are cut by `windows_px`"
             require(partition.crop_scale is None or not is_cached, f"{path}.crop_scale", partition.crop_scale, rule)
+            if partition.teachers_per_image is not None:
+                self._check_teachers_per_image(partition)
         return self
 
     def balancing_times(self) -> BalancingTimes:
@@ -207,6 +209,25 @@ class Recipe(RecipeSection):
         (entry,) = [entry for entry in self.teachers if entry.name == teacher]
         factor = {**self.student.adaptor, **entry.adaptor}.get("upsample_factor", 1)
         return tuple(dict.fromkeys((factor, 1)))
+
+    def share_of_images(self, partition: PartitionRecipe) -> float:
+        """Return the share of a partition's images that each of its teachers sees."""
+        number = partition.teachers_per_image
+        return 1.0 if number is None else number / len(partition.teachers or self.teachers)
+
+    def _check_teachers_per_image(self, partition: PartitionRecipe) -> None:
+        path, number = f"partitions.{partition.name}.teachers_per_image", partition.teachers_per_image
+        own = [entry for entry in self.teachers if partition.teachers is None or entry.name in partition.teachers]
+        rule = f"below {len(own)}, the number of the partition's teachers, or null for all"
+        require(self.share_of_images(partition) < 1, path, number, rule)
+        is_dropping = self.balancing.method == "teacher_dropping"
+        for use, is_used in (
+            ("`views.teachers: cached`, which runs all teachers once for each image", self.views.teachers == "cached"),
+            ("`balancing.method: teacher_dropping`, for which all must see an image", is_dropping),
+            ("`contrastive.weight` above 0, which compares all images", self.contrastive.weight > 0),
+            ("`shard: true` of a teacher, which all ranks must call equally often", any(each.shard for each in own)),
+        ):
+            require(not is_used, path, number, f"null with {use}")
 
     def refuse_inner_heads(self, where: str) -> None:
         """Refuse losses on inner blocks for a student whose blocks no head can read.

@@ -292,6 +292,9 @@ class PartitionRecipe(NamedSection):
             any number of images. For equal weight of all images, set it to the partition's images per step divided by
             those of the largest partition.
         teachers: Names of the teachers that see this partition; None for all.
+        teachers_per_image: Number of these teachers that see each image, as 1 in the first stage of PHI-S (table 10),
+            which saves passes of teachers. Each step deals its images to them evenly, and a teacher's loss is the mean
+            over its own images. Only with online teachers; None shows each image to all.
         crop_scale: As `views.crop_scale`, for this partition with online teachers; None for that of `views`.
         windows_px: With cached teachers, sides of the window that is resized to the student's resolution,
             each step drawing one; None for the resolution itself, without resizing.
@@ -312,6 +315,7 @@ class PartitionRecipe(NamedSection):
     rank_share: Annotated[int | None, INDECISIVE] = Field(None, gt=0)
     weight: float = Field(1.0, gt=0)
     teachers: list[str] | None = None
+    teachers_per_image: int | None = Field(None, gt=0)
     crop_scale: tuple[float, float] | None = None
     windows_px: list[Count] | None = None
     vitdet_windows: list[Count] | None = None

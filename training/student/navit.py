@@ -144,6 +144,11 @@ def _check_heads(recipe: Recipe, heads: Collection[str]) -> None:
                         f"{adaptor[key]!r}: a head with cross-attention has no such setting."
                     )
     for partition in recipe.partitions if heads else []:
+        if partition.teachers_per_image is not None:
+            raise RecipeError(
+                f"`partitions.{partition.name}.teachers_per_image` must be null with `student.arguments.heads`, got "
+                f"{partition.teachers_per_image}: a head answers for all images of a grid."
+            )
         if partition.token_budget is not None and len(partition.windows_px or []) > 1:
             raise RecipeError(
                 f"`partitions.{partition.name}.windows_px` must be one size with `token_budget` and "

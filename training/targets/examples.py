@@ -3,10 +3,40 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from modeling_radio.training.losses.alignment import Alignment
 from modeling_radio.training.views.plan import PlannedBatch
+
+
+class OwnImages(NamedTuple):
+    """Images of a batch that a teacher sees, where it does not see all.
+
+    Attributes:
+        places: `(images,)` integers, their places in the batch.
+        groups: For each group of the batch with such images its number, and their places in it, `(images,)` integers.
+        weight: Factor of the mean over these images. With it, means of parts and ranks, weighed as those of all images,
+            add up to the mean over all images that the teacher sees.
+    """
+
+    places: Tensor
+    groups: list[tuple[int, Tensor]]
+    weight: float
+
+    @classmethod
+    def of(cls, batch: PlannedBatch, teacher: str, device: torch.device) -> "OwnImages | None":
+        """Return the images of a batch that a teacher sees; None if it sees all."""
+        if batch.seen is None:
+            return None
+        places, share = batch.seen[teacher]
+        of_groups = [
+            (number, [place - group.start for place in places if group.start <= place < group.stop])
+            for number, (_, group) in enumerate(batch.groups)
+        ]
+        groups = [(number, torch.tensor(own).to(device, non_blocking=True)) for number, own in of_groups if own]
+        whole = torch.tensor(places, dtype=torch.long).to(device, non_blocking=True)
+        return cls(whole, groups, len(places) / len(batch) / share if places else 0.0)
 
 
 class Target(NamedTuple):
@@ -16,11 +46,13 @@ class Target(NamedTuple):
         summary: `(batch, summary_dim)`, or None.
         features: For each group of the batch `(images, feature_dim, rows, cols)`, not standardized.
         alignments: For each group, where the student's maps and these show the same.
+        images: The images, and groups, that it is for; None for all of the batch.
     """
 
     summary: Tensor | None
     features: list[Tensor]
     alignments: list[Alignment]
+    images: OwnImages | None = None
 
     @property
     def shown(self) -> list[Tensor] | None:
@@ -38,8 +70,9 @@ class Example(NamedTuple):
 
     Attributes:
         pixel_values: For each group of the batch, `PlannedBatch.groups`, RGB in [0, 1], `(images, 3, height, width)`.
-        targets: The teachers' outputs, by name. For heads that want features of a teacher's inner blocks also these,
-            without a summary, by `modeling_radio.training.recipes.sections.target_name`.
+        targets: The outputs of teachers that see any of the images, by name. For heads that want features of a
+            teacher's inner blocks also these, without a summary, by
+            `modeling_radio.training.recipes.sections.target_name`.
         ema_pixels: Other crops for the student's moving average, as `pixel_values` and with the same changes of
             color; None in steps without a MESA loss.
         ema_alignments: For each group, where the backbone's maps of the student and of its average show the same.

@@ -11,7 +11,7 @@ from modeling_radio.training.data.decoding import ImageSize
 from modeling_radio.training.data.image_table import Images
 from modeling_radio.training.recipes.recipe import Recipe
 from modeling_radio.training.recipes.sections import target_name
-from modeling_radio.training.targets.examples import Example, Target
+from modeling_radio.training.targets.examples import Example, OwnImages, Target
 from modeling_radio.training.teachers.base import Teacher, by_network, split_output
 from modeling_radio.training.views.crops import (
     AVERAGE,
@@ -61,14 +61,15 @@ class OnlineTargets:
     def examples(self, plan: Callable[[], Iterable[PlannedBatch]]) -> Iterator[tuple[PlannedBatch, Example]]:
         for parts in self._parts_at_once(self.views.views(plan, self._plan_crops)):
             taught = [part for part in parts if part[0].teachers]  # others have no images of their own
-            targets: dict[str, Iterator[Target]] = {}
+            targets: dict[str, Iterator[Target | None]] = {}
             if not taught:
                 self._join_calls(parts[0][0].partition)
             for names in self._by_network(taught[0][0].teachers) if taught else ():
                 targets |= {name: iter(of_parts) for name, of_parts in self._targets(names, taught).items()}
             for batch, groups in parts:
                 own = {name: next(of_parts) for name, of_parts in targets.items()} if batch.teachers else {}
-                yield batch, self._example(batch, groups, own)
+                seen = {name: target for name, target in own.items() if target is not None}
+                yield batch, self._example(batch, groups, seen)
 
     def student_images(self, plan: Callable[[], Iterable[PlannedBatch]]) -> Iterator[list[Tensor]]:
         for batch, groups in self.views.views(plan, self._plan_student_crops):
@@ -143,7 +144,7 @@ class OnlineTargets:
             for (_, group), crops in zip(batch.groups, groups, strict=True)
         ]
 
-    def _targets(self, names: list[str], parts: list[CroppedBatch]) -> dict[str, list[Target]]:
+    def _targets(self, names: list[str], parts: list[CroppedBatch]) -> dict[str, list[Target | None]]:
         """Run a network once for some parts of a step.
 
         Args:
@@ -151,22 +152,24 @@ class OnlineTargets:
             parts: Batches and their crops.
 
         Returns:
-            By name the targets of each teacher and of its inner depths, one for each part.
+            By name the targets of each teacher and of its inner depths, one for each part; None for a part of which it
+            sees no image.
         """
         consumer = names[0]
-        inputs = [
-            [self._pixels(images) for images in crops.pixels[consumer]] for _, groups in parts for crops in groups
-        ]
+        seen = [[crops for crops in groups if consumer in crops.pixels] for _, groups in parts]
+        inputs = [[self._pixels(images) for images in crops.pixels[consumer]] for groups in seen for crops in groups]
         readers = [self.teachers[name] for name in names]
-        outputs = iter([split_output(joint, readers) for joint in readers[0](inputs, readers)])
-        targets: dict[str, list[Target]] = {}
-        for _, groups in parts:
+        outputs = iter([split_output(joint, readers) for joint in readers[0](inputs, readers)] if inputs else [])
+        targets: dict[str, list[Target | None]] = {}
+        for (batch, _), groups in zip(parts, seen, strict=True):
             alignments = [crops.alignments[consumer] for crops in groups]
-            for name, own in zip(names, zip(*islice(outputs, len(groups)), strict=True), strict=True):
+            images = OwnImages.of(batch, consumer, self.device)
+            by_reader = list(zip(*islice(outputs, len(groups)), strict=True)) or [()] * len(names)
+            for name, own in zip(names, by_reader, strict=True):
                 summaries = [summary for summary, _ in own if summary is not None]
                 for index, depth in enumerate((1.0, *self.recipe.inner_depths().get(name, []))):
                     summary = torch.cat(summaries) if summaries and not index else None
-                    target = Target(summary, [maps[index] for _, maps in own], alignments)
+                    target = Target(summary, [maps[index] for _, maps in own], alignments, images) if own else None
                     targets.setdefault(target_name(name, depth), []).append(target)
         return targets
 

@@ -83,7 +83,7 @@ class GroupCrops(NamedTuple):
     """Crops of several images of one grid.
 
     Attributes:
-        pixels: By consumer, uint8 `(images, 3, height, width)` for each of its sizes.
+        pixels: By consumer that gets any of these images, uint8 `(images, 3, height, width)` for each of its sizes.
         alignments: By consumer whose maps are compared with the student's.
     """
 
@@ -92,14 +92,16 @@ class GroupCrops(NamedTuple):
 
 
 def align_crops(crops: Sequence[Crops], specs: Sequence[CropSpec]) -> dict[str, Alignment]:
-    """Return by consumer the alignment of its maps with the student's, for images of one grid."""
-    maps, grid = specs[0].maps, specs[0].grid
-    shifts = {name: torch.tensor([spec.shifts[name] for spec in specs]) for name in (STUDENT, *maps)}
-    extent = torch.stack([each.extent for each in crops]) - shifts[STUDENT][:, :, None]
-    return {
-        name: Alignment.of(compared.own, compared.student, grid, shifts[name] - shifts[STUDENT], extent)
-        for name, compared in maps.items()
-    }
+    """Return by consumer the alignment of its maps with the student's, for its images of one grid."""
+    maps = {name: compared for spec in specs for name, compared in spec.maps.items()}
+    student_shifts = torch.tensor([spec.shifts[STUDENT] for spec in specs])
+    extent = torch.stack([each.extent for each in crops]) - student_shifts[:, :, None]
+    alignments = {}
+    for name, compared in maps.items():
+        own = [place for place, spec in enumerate(specs) if name in spec.maps]
+        shifts = torch.tensor([specs[place].shifts[name] for place in own]) - student_shifts[own]
+        alignments[name] = Alignment.of(compared.own, compared.student, specs[0].grid, shifts, extent[own])
+    return alignments
 
 
 class CropsBatch(NamedTuple):
@@ -108,39 +110,41 @@ class CropsBatch(NamedTuple):
     Attributes:
         pixels: Pixels of all images, consumers and sizes, one after the other.
         alignments: For neighbors of one grid, by consumer.
-        consumers: Their names.
-        groups: For neighbors of one grid: their number, and by consumer the sizes.
+        groups: For neighbors of one grid, by consumer that gets any of them: their number, and the sizes.
     """
 
     pixels: Tensor
     alignments: PackedTensors
-    consumers: tuple[str, ...]
-    groups: list[tuple[int, dict[str, tuple[ImageSize, ...]]]]
+    groups: list[dict[str, tuple[int, tuple[ImageSize, ...]]]]
 
     @classmethod
     def of(cls, crops: Sequence[Crops], specs: Sequence[CropSpec]) -> CropsBatch:
-        """Join the crops of images, in order, with what was wanted of each; all images have the same consumers."""
-        consumers = tuple(crops[0].pixels)
+        """Join the crops of images, in order, with what was wanted of each."""
         parts, groups, alignments, first = [], [], [], 0
         for _, neighbors in groupby(crops, key=lambda each: each.grid):
             group = list(neighbors)
             alignments.append(align_crops(group, specs[first : first + len(group)]))
             first += len(group)
-            sizes = {name: tuple(tuple(each.shape[1:]) for each in group[0].pixels[name]) for name in consumers}
-            groups.append((len(group), sizes))
-            for consumer in consumers:
-                for index in range(len(sizes[consumer])):
-                    parts += [each.pixels[consumer][index].flatten() for each in group]
-        return cls(torch.cat(parts), PackedTensors.of(alignments), consumers, groups)
+            views: dict[str, list[tuple[Tensor, ...]]] = {}
+            for each in group:
+                for consumer, pixels in each.pixels.items():
+                    views.setdefault(consumer, []).append(pixels)
+            groups.append(
+                {name: (len(own), tuple(tuple(size.shape[1:]) for size in own[0])) for name, own in views.items()}
+            )
+            for own in views.values():
+                for of_size in zip(*own, strict=True):
+                    parts += [pixels.flatten() for pixels in of_size]
+        return cls(torch.cat(parts), PackedTensors.of(alignments), groups)
 
     def split(self, device: torch.device) -> list[GroupCrops]:
         """Return the crops of each group, whose pixels share this memory, with their alignments on a device."""
         found, first = [], 0
-        for (count, sizes), alignments in zip(self.groups, self.alignments.to(device), strict=True):
+        for consumers, alignments in zip(self.groups, self.alignments.to(device), strict=True):
             pixels = {}
-            for consumer in self.consumers:
+            for consumer, (count, sizes) in consumers.items():
                 own = []
-                for height, width in sizes[consumer]:
+                for height, width in sizes:
                     stop = first + count * 3 * height * width
                     own.append(self.pixels[first:stop].view(count, 3, height, width))
                     first = stop
@@ -262,9 +266,9 @@ def plan_crops(
             scales,
             shape.grid,
             is_flipped,
-            {name: tuple(shifts[name][row]) for name in sizes},
-            sizes_of[shape.grid],
-            maps_of[shape.grid],
+            {name: tuple(shifts[name][row]) for name in sizes if batch.is_seen(row, name)},
+            {name: of_grid for name, of_grid in sizes_of[shape.grid].items() if batch.is_seen(row, name)},
+            {name: of_grid for name, of_grid in maps_of[shape.grid].items() if batch.is_seen(row, name)},
         )
         for row, (region, shape, is_flipped) in enumerate(zip(regions, batch.shapes, flips, strict=True))
     ]

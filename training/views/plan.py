@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from heapq import heapify, heapreplace
 from itertools import groupby, pairwise
@@ -61,6 +61,18 @@ def _size_of(shape: ImageShape) -> tuple[int, ImageShape]:
     return shape.grid.num_tokens, shape
 
 
+class SeenImages(NamedTuple):
+    """Images that a teacher sees, where each image is shown to some of the teachers.
+
+    Attributes:
+        places: Their places in a batch.
+        share: Share of the images of the step's whole batch that the teacher sees, on all ranks.
+    """
+
+    places: tuple[int, ...]
+    share: float
+
+
 @dataclass(frozen=True)
 class PlannedBatch:
     """One forward pass of one rank: a part of a partition's images of one step.
@@ -84,6 +96,7 @@ class PlannedBatch:
         size_px: The resolution that the step drew; None if each image has drawn its own.
         vitdet_window: Side in tokens of the student's attention windows; None for global attention.
         is_last: Whether no other part of this partition's step on this rank follows.
+        seen: By teacher the images that it sees; None if each of `teachers` sees all.
     """
 
     seed: int
@@ -98,6 +111,7 @@ class PlannedBatch:
     size_px: int | None = None
     vitdet_window: int | None = None
     is_last: bool = True
+    seen: Mapping[str, SeenImages] | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -111,6 +125,10 @@ class PlannedBatch:
             groups.append((shape, slice(start, stop)))
             start = stop
         return groups
+
+    def is_seen(self, place: int, viewer: str) -> bool:
+        """Return whether a viewer gets the image at a place of this batch; the student and its average get all."""
+        return self.seen is None or viewer not in self.seen or place in self.seen[viewer].places
 
     def uniform(self, label: str, *shape: int) -> Tensor:
         """Return numbers in [0, 1), `(len(self), *shape)`; each label has random numbers of its own."""
@@ -308,6 +326,8 @@ class BatchPlan:
         """Yield the accumulated parts of this rank's images of a partition."""
         name, shapes, parts = partition.name, planned.shapes, self._cut(partition, planned.shapes, rows)
         window = draw_window(partition, [shape.grid for shape in shapes], self.recipe.seed, step)
+        teachers = tuple(each for each in self._teachers if each in (partition.teachers or self._teachers))
+        dealt = deal_teachers(partition, teachers, shapes, self.recipe.seed, step)
         for number, part in enumerate(parts, 1):
             chosen = sorted(part, key=lambda row: (shapes[row], row))
             batch = PlannedBatch(
@@ -319,15 +339,16 @@ class BatchPlan:
                 rows=tuple(chosen),
                 num_images=len(shapes),
                 weight=partition.weight * self.num_ranks * len(chosen) / len(shapes),
-                teachers=tuple(each for each in self._teachers if each in (partition.teachers or self._teachers)),
+                teachers=teachers,
                 size_px=planned.size_px,
                 vitdet_window=window,
                 is_last=number == len(parts),
+                seen=dealt and {name: _seen_in(chosen, rows, len(shapes)) for name, rows in dealt.items()},
             )
             if not chosen:
                 first = (self._image_at(name, planned, 0),)
                 batch = replace(batch, shapes=(smallest,), indices=first, rows=(0,), teachers=())
-                batch = replace(batch, size_px=None, vitdet_window=None)
+                batch = replace(batch, size_px=None, vitdet_window=None, seen=None)
             yield batch
 
     def _image_at(self, partition: str, planned: StepShapes, row: int) -> int:
@@ -346,6 +367,32 @@ class BatchPlan:
             # A step walks through its images by size, so to and fro between its epochs.
             self._epochs[partition] = {each: known[each] for each in known if each >= planned.first // number}
         return int(known[epoch][slot])
+
+
+def deal_teachers(
+    partition: PartitionRecipe, teachers: Sequence[str], shapes: Sequence[ImageShape], seed: int, step: int
+) -> dict[str, set[int]] | None:
+    """Return by teacher the rows of the images of a step that it sees; None if each sees all.
+
+    Images take turns in the order of their shapes, beginning at a teacher that the step draws. So numbers of images
+    differ by at most one between teachers, of each shape as well, whatever the ranks and parts.
+    """
+    number = partition.teachers_per_image
+    if number is None:
+        return None
+    generator = make_generator(seed, "teachers_per_image", partition.name, step)
+    turn = int(torch.randint(len(teachers), (), generator=generator))
+    seen: dict[str, set[int]] = {name: set() for name in teachers}
+    for row in sorted(range(len(shapes)), key=lambda row: (shapes[row], row)):
+        for place in range(turn, turn + number):
+            seen[teachers[place % len(teachers)]].add(row)
+        turn += number
+    return seen
+
+
+def _seen_in(chosen: Sequence[int], rows: Collection[int], num_images: int) -> SeenImages:
+    places = tuple(place for place, row in enumerate(chosen) if row in rows)
+    return SeenImages(places, len(rows) / num_images)
 
 
 def parts_of_rank(partition: PartitionRecipe, num_ranks: int, patch_size: int) -> int:

@@ -222,6 +222,7 @@ VALUES: dict[str, Sequence[Any]] = {
     "partitions.low.token_budget": [40],
     "partitions.low.rank_share": [1],
     "partitions.low.teachers": [["segmenter"]],
+    "partitions.low.teachers_per_image": [1],
     "partitions.low.crop_scale": [(0.2, 0.4)],
     "partitions.low.windows_px": [[64]],
     "partitions.low.vitdet_windows": [[1]],

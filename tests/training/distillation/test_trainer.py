@@ -78,6 +78,20 @@ def test_accumulated_parts_equal_the_whole_batch(recipe_file: str, others: tuple
         torch.testing.assert_close(parts[key], whole[key], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("others", [(), PACKED], ids=["one shape", "packed"])
+def test_one_teacher_an_image_in_parts_and_after_a_restart(recipe_file: str, others: tuple[str, ...]) -> None:
+    """Of 4 images in 2 parts a part may have none for a teacher."""
+    settings = [*SPLIT_SETTINGS, *REGULARIZED, *others, "partitions.low.teachers_per_image=1", "schedule.num_steps=5"]
+    distil(recipe_file, "whole", *settings)
+    distil(recipe_file, "resumed", *settings, stop_at=2)
+    distil(recipe_file, "resumed", *settings)
+    assert_same_tensors(last_state("resumed", 5), last_state("whole", 5))
+    distil(recipe_file, "parts", *settings, "partitions.low.accumulation_steps=4")
+    whole, parts = last_state("whole", 5), last_state("parts", 5)
+    for key in whole:
+        torch.testing.assert_close(parts[key], whole[key], rtol=1e-4, atol=1e-6)
+
+
 def test_auto_goes_on_with_the_parts_that_the_run_began_with(recipe_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever fits the device of the next session; other numbers of ranks choose anew."""
     settings = ["schedule.num_steps=2", "damp.sigma=0.1"]  # whose noise differs from part to part

@@ -154,6 +154,8 @@ def test_overrides_reach_sections_entries_and_free_fields() -> None:
         ("partitions.low.crop_scale=[0.5, 0.2]", "two numbers above 0"),
         ("partitions.low.crop_scale=[0.5, 1]", "null with `views.teachers: cached`"),
         ("partitions.low.windows_px=[]", "at least one"),
+        ("partitions.low.teachers_per_image=3", "below 3"),
+        ("partitions.low.teachers_per_image=1", "null with `views.teachers: cached`"),
         ("ema.decay=1", "a number in"),
         ("mixed_precision=fp8", "'bf16'"),
         ("loss.features=cosin", "'cosine'"),

@@ -81,6 +81,27 @@ def test_teachers_have_their_own_grid_in_the_order_of_the_images() -> None:
         torch.testing.assert_close(example.targets["coarse"].summary, means)
 
 
+@pytest.mark.parametrize("partition", [{}, PACKED], ids=["square", "packed"])
+def test_each_teacher_gets_its_own_images_alone(partition: dict) -> None:
+    """Its targets are those images' targets among those of all images."""
+    views = ViewsRecipe(is_square=not partition, parts_at_once=2)
+    settings = {"accumulation_steps": 2, **partition}
+    everything = examples_of(recipe_with(views, **settings), 3)
+    dealt = examples_of(recipe_with(views, **settings, teachers_per_image=1), 3)
+    for (_, whole), (batch, example) in zip(everything, dealt, strict=True):
+        assert all(map(torch.equal, example.pixel_values, whole.pixel_values))
+        places = [place for target in example.targets.values() for place in target.images.places.tolist()]
+        assert sorted(places) == list(range(len(batch)))
+        for name, target in example.targets.items():
+            if name == "coarse":
+                assert torch.equal(target.summary, whole.targets[name].summary[target.images.places])
+            for maps, own, (group, inside) in zip(
+                target.features, target.alignments, target.images.groups, strict=True
+            ):
+                assert torch.equal(maps, whole.targets[name].features[group][inside])
+                assert torch.equal(own.shift, whole.targets[name].alignments[group].shift[inside])
+
+
 @pytest.mark.parametrize(("parts_at_once", "passes"), [(2, 4), (9, 2)])
 def test_several_parts_in_one_pass_of_the_teachers(parts_at_once: int, passes: int) -> None:
     """Three parts a step: the same targets, in fewer passes, and no image of the next step is read ahead."""

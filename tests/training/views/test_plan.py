@@ -92,6 +92,32 @@ def test_images_and_their_numbers_do_not_depend_on_the_split(kind: str, num_rank
     assert all(batch.groups[-1][1].stop == len(batch) for batch in parts)
 
 
+@pytest.mark.parametrize(("num_ranks", "accumulation_steps"), [(1, 1), (2, 3)])
+@pytest.mark.parametrize("kind", ["uniform", "packed"])
+@pytest.mark.parametrize("number", [1, 2])
+def test_images_are_dealt_evenly_to_teachers_whatever_the_split(
+    kind: str, num_ranks: int, accumulation_steps: int, number: int
+) -> None:
+    (partition,) = (recipe_with if kind == "uniform" else packed)().partitions
+    partition = partition.replace(teachers_per_image=number)
+    recipe = small_recipe("a", "b", "c", partitions=[partition])
+
+    def rows(batches: list[PlannedBatch]) -> dict[str, list[int]]:
+        return {name: sorted(b.rows[place] for b in batches for place in b.seen[name].places) for name in "abc"}
+
+    split = recipe.replace(partitions=[partition.replace(accumulation_steps=accumulation_steps)])
+    turns = set()
+    for step in range(9):
+        whole, parts = step_of(recipe, step), step_of(split, step, num_ranks)
+        seen, num_images = rows(whole), whole[0].num_images
+        assert rows(parts) == seen
+        assert Counter(row for own in seen.values() for row in own) == dict.fromkeys(range(num_images), number)
+        assert max(map(len, seen.values())) - min(map(len, seen.values())) <= 1
+        assert all(batch.seen[name].share == len(seen[name]) / num_images for batch in parts for name in "abc")
+        turns.add(tuple(seen["a"]))
+    assert len(turns) > 1
+
+
 def test_steps_are_functions_of_their_number() -> None:
     plan = BatchPlan(recipe_with(), 20, patch_size=16)
     in_order = list(plan.steps(0, 10))
