@@ -133,7 +133,7 @@ def _head_terms(
     dense = _feature_term(parts, target, example.targets[target], output.features[head], align)
     terms = {"features": dense._replace(weight=entry.feature_weight)}
     if summary is not None and outputs.summary is not None:
-        terms["summary"] = _summary_term(parts, entry, summary, outputs)
+        terms["summary"] = _summary_term(parts, entry, summary, outputs.summary, outputs)
     return terms
 
 
@@ -154,9 +154,8 @@ def _feature_term(
     return LossTerm(1.0, _of_batch(by_image.mean(), target), lambda: by_image, "features")
 
 
-def _summary_term(parts: RunParts, entry: TeacherRecipe, ours: Tensor, target: Target) -> LossTerm:
-    compare, theirs = summary_loss(parts.recipe.loss.summary), target.summary
-    assert theirs is not None
+def _summary_term(parts: RunParts, entry: TeacherRecipe, ours: Tensor, theirs: Tensor, target: Target) -> LossTerm:
+    compare = summary_loss(parts.recipe.loss.summary)
     if target.images is not None:
         ours = ours.index_select(0, target.images.places)
     dispersion = parts.statistics.dispersion(entry.name).value

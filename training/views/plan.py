@@ -343,7 +343,7 @@ class BatchPlan:
                 size_px=planned.size_px,
                 vitdet_window=window,
                 is_last=number == len(parts),
-                seen=dealt and {name: _seen_in(chosen, rows, len(shapes)) for name, rows in dealt.items()},
+                seen=_seen_in(chosen, dealt, len(shapes)),
             )
             if not chosen:
                 first = (self._image_at(name, planned, 0),)
@@ -390,9 +390,16 @@ def deal_teachers(
     return seen
 
 
-def _seen_in(chosen: Sequence[int], rows: Collection[int], num_images: int) -> SeenImages:
-    places = tuple(place for place, row in enumerate(chosen) if row in rows)
-    return SeenImages(places, len(rows) / num_images)
+def _seen_in(
+    chosen: Sequence[int], dealt: Mapping[str, Collection[int]] | None, num_images: int
+) -> dict[str, SeenImages] | None:
+    """Return by teacher its images among the chosen rows of a step."""
+    if dealt is None:
+        return None
+    return {
+        name: SeenImages(tuple(place for place, row in enumerate(chosen) if row in rows), len(rows) / num_images)
+        for name, rows in dealt.items()
+    }
 
 
 def parts_of_rank(partition: PartitionRecipe, num_ranks: int, patch_size: int) -> int:
