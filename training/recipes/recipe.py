@@ -152,7 +152,7 @@ class Recipe(RecipeSection):
             rule = "null with `views.teachers: cached`, whose views are cut by `windows_px`"
             require(partition.crop_scale is None or not is_cached, f"{path}.crop_scale", partition.crop_scale, rule)
             if partition.teachers_per_image is not None:
-                self._check_teachers_per_image(partition)
+                self._check_teachers_per_image(partition, partition.teachers_per_image)
         return self
 
     def balancing_times(self) -> BalancingTimes:
@@ -215,17 +215,19 @@ class Recipe(RecipeSection):
         number = partition.teachers_per_image
         return 1.0 if number is None else number / len(partition.teachers or self.teachers)
 
-    def _check_teachers_per_image(self, partition: PartitionRecipe) -> None:
-        path, number = f"partitions.{partition.name}.teachers_per_image", partition.teachers_per_image
+    def _check_teachers_per_image(self, partition: PartitionRecipe, number: int) -> None:
+        path = f"partitions.{partition.name}.teachers_per_image"
         own = [entry for entry in self.teachers if partition.teachers is None or entry.name in partition.teachers]
         rule = f"below {len(own)}, the number of the partition's teachers, or null for all"
         require(self.share_of_images(partition) < 1, path, number, rule)
         is_dropping = self.balancing.method == "teacher_dropping"
+        is_small = partition.batch_size is not None and partition.batch_size * number < len(own)
         for use, is_used in (
             ("`views.teachers: cached`, which runs all teachers once for each image", self.views.teachers == "cached"),
             ("`balancing.method: teacher_dropping`, for which all must see an image", is_dropping),
             ("`contrastive.weight` above 0, which compares all images", self.contrastive.weight > 0),
             ("`shard: true` of a teacher, which all ranks must call equally often", any(each.shard for each in own)),
+            ("a `batch_size` so small that some steps have no image for a teacher", is_small),
         ):
             require(not is_used, path, number, f"null with {use}")
 

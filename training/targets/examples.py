@@ -25,8 +25,8 @@ class OwnImages(NamedTuple):
     weight: float
 
     @classmethod
-    def of(cls, batch: PlannedBatch, teacher: str, device: torch.device) -> "OwnImages | None":
-        """Return the images of a batch that a teacher sees; None if it sees all."""
+    def of(cls, batch: PlannedBatch, teacher: str) -> "OwnImages | None":
+        """Return the images of a batch that a teacher sees, on the CPU; None if it sees all."""
         if batch.seen is None:
             return None
         places, share = batch.seen[teacher]
@@ -34,9 +34,9 @@ class OwnImages(NamedTuple):
             (number, [place - group.start for place in places if group.start <= place < group.stop])
             for number, (_, group) in enumerate(batch.groups)
         ]
-        groups = [(number, torch.tensor(own).to(device, non_blocking=True)) for number, own in of_groups if own]
-        whole = torch.tensor(places, dtype=torch.long).to(device, non_blocking=True)
-        return cls(whole, groups, len(places) / len(batch) / share if places else 0.0)
+        groups = [(number, torch.tensor(own)) for number, own in of_groups if own]
+        weight = len(places) / len(batch) / share if places else 0.0
+        return cls(torch.tensor(places, dtype=torch.long), groups, weight)
 
 
 class Target(NamedTuple):

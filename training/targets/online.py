@@ -24,6 +24,7 @@ from modeling_radio.training.views.crops import (
     plan_crops,
 )
 from modeling_radio.training.views.loaders import PartitionStreams, build_view_loader
+from modeling_radio.training.views.packed_tensors import PackedTensors
 from modeling_radio.training.views.plan import Grid, PlannedBatch
 
 
@@ -163,7 +164,7 @@ class OnlineTargets:
         targets: dict[str, list[Target | None]] = {}
         for (batch, _), groups in zip(parts, seen, strict=True):
             alignments = [crops.alignments[consumer] for crops in groups]
-            images = OwnImages.of(batch, consumer, self.device)
+            images = PackedTensors.of(OwnImages.of(batch, consumer)).to(self.device)
             by_reader = list(zip(*islice(outputs, len(groups)), strict=True)) or [()] * len(names)
             for name, own in zip(names, by_reader, strict=True):
                 summaries = [summary for summary, _ in own if summary is not None]

@@ -173,6 +173,23 @@ def test_a_refused_override_is_one_line_that_names_it(override: str, rule: str) 
 
 
 @pytest.mark.parametrize(
+    "conflict",
+    [
+        "balancing.method=teacher_dropping",
+        "contrastive.weight=0.1",
+        "teachers.nanodet-g.shard=true",
+        "partitions.low.batch_size=2",
+    ],
+)
+def test_settings_that_need_all_teachers_of_an_image_are_refused(conflict: str) -> None:
+    dealt = ["views.teachers=online", "partitions.low.teachers_per_image=1"]
+    load_recipe("demo", dealt)
+    with pytest.raises(RecipeError, match=r"`partitions\.low\.teachers_per_image` must be null with ") as error:
+        load_recipe("demo", [*dealt, conflict])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
     ("overrides", "named"),
     [
         (["optmizer.learning_rate=1"], "'optimizer'"),
@@ -230,10 +247,10 @@ def fingerprint(*overrides: str, name: str = "demo") -> str:
 def test_the_decisive_part_is_what_decides_the_weights() -> None:
     """Where it moves by more than a new field (other names or types), runs are refused their own checkpoints."""
     same = "views.parts_at_once=2 checkpoints.keep=5 data.num_workers=0 export.feature_normalizer=true"
-    stored = "5f193af3676c54fb5fb5c4d196c180a6c1873325b8861dd927be996a7c494fac"
+    stored = "5f85e1f35af362711fda43739c78714e24520e874da2428939f1f33604cb7663"
     assert fingerprint() == fingerprint(*same.split(), "optimizer.max_bad_steps=3") == stored
     assert stored not in (fingerprint("seed=1"), fingerprint("teachers.nanodet-g.feature_weight=2"))
-    stored = "d5e8c3e6262fa4b1061e6a7e1f300571b58c0e42c3ef32f18cf137dc2b93be36"
+    stored = "31f073f0d5cd099e19842660fb24fdfec3fc013c60c01bca9015afb4874cefdc"
     assert fingerprint(SOURCE, name="c_radio_v4_h") == stored
 
 
