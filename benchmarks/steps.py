@@ -144,5 +144,5 @@ def serve_steps(build_timer: Callable[[], tuple[StepTimer, dict[str, float]]]) -
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, os.getcwd())
+    sys.path[0] = os.getcwd()  # instead of this folder: transformers asks whether there is a package `kernels`
     serve_steps(lambda: (build(*sys.argv[1:]), {}))
