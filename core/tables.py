@@ -1,4 +1,4 @@
-"""Tables as Markdown."""
+"""Tables as Markdown, and texts that stand in them."""
 
 from collections.abc import Sequence
 
@@ -18,6 +18,11 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], *, aligned: b
     ]
     separator = "| " + " | ".join("-" * (width or 3) for width in widths) + " |"
     return "\n".join([lines[0], separator, *lines[1:]])
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural unless the number is 1: "1 file", "2 files"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def one_line(text: str) -> str:

@@ -25,6 +25,7 @@ from modeling_radio.core.packages import (
     is_complete,
     read_packages,
 )
+from modeling_radio.core.tables import counted
 from modeling_radio.metrics.results import Source
 from modeling_radio.model_cards.metadata import ABOUT_TRAINING
 from modeling_radio.training.data.image_table import Split
@@ -466,7 +467,7 @@ def data_sources(assets: DemoAssets, purpose: str = "evaluation") -> list[Source
     for package in PACKAGES.values():
         own = [path for path in files if package.slug in path.parts]
         if own:
-            role, size = f"{purpose}: {files[own[0]]}", f"{len(own)} pictures"
+            role, size = f"{purpose}: {files[own[0]]}", counted(len(own), "picture")
             license = ", ".join(sorted({licenses.get(path, package.license) for path in own}))
             sources.append(Source(package.name, role, license, package.origin, size))
     return sources

@@ -21,6 +21,7 @@ from modeling_radio.core.ids import ModelFolder, name_of_folder
 from modeling_radio.core.imports import find_function
 from modeling_radio.core.machine import find_device
 from modeling_radio.core.settings import DeviceOptions, OneOf
+from modeling_radio.core.tables import counted
 from modeling_radio.evaluation.features import at_night, match_at_night, shifted_maps, window_of
 from modeling_radio.evaluation.models.radio import RadioFeatures, RadioTextFeatures, open_radio
 from modeling_radio.evaluation.run import build_references
@@ -138,8 +139,8 @@ def _write(settings: GallerySettings) -> None:
         ),
     ]
     about = f"{settings.checkpoint}: images of {model.size_px} px, patches of {model.patch_size}."
-    write_page(page, f"{len(credits)} photographs as one network sees them", about, sections)
-    print(f"Open {page}: {len(credits)} photographs.")
+    write_page(page, f"{counted(len(credits), 'photograph')} as one network sees them", about, sections)
+    print(f"Open {page}: {counted(len(credits), 'photograph')}.")
 
 
 def _untrained(model: RadioFeatures, recipe: Recipe) -> dict[str, FeatureModel]:
@@ -264,8 +265,7 @@ class Gallery:
         for count in reversed(token_counts(available)):
             maps = self._maps_at(size, model.with_tokens(count))
             cosine = torch.cosine_similarity(maps, whole, dim=1).mean()
-            plural = "token" if count == 1 else "tokens"
-            columns[f"decoder, {count} {plural}, mean cosine {cosine:.2f}"] = pca_colors(maps, basis)
+            columns[f"decoder, {counted(count, 'token')}, mean cosine {cosine:.2f}"] = pca_colors(maps, basis)
         text = (
             "The encoder's patches after the last block, in a basis of their own; then what the decoder makes of the "
             "first of them, in the basis of all."

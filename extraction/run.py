@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from modeling_radio.core.ranks import device_of_process, of_all_ranks, on_first_rank, rank_and_count
 from modeling_radio.core.seeds import make_generator
 from modeling_radio.core.settings import hash_of
+from modeling_radio.core.tables import counted
 from modeling_radio.evaluation.models.radio import tiles_of
 from modeling_radio.extraction.claims import WAIT_S, WORKERS, Claims
 from modeling_radio.extraction.columns import (
@@ -120,9 +121,9 @@ class Written:
 
     def __str__(self) -> str:
         speed = f"{self.num_new} encoded now, {self.num_new / self.seconds:.1f} images/s"
-        files = "1 file" if self.num_files == 1 else f"{self.num_files} files"
         how = speed if self.num_new else "all were there" if self.role == "found" else "others encoded them"
-        return f"{self.num_rows} images in {files}, {self.num_bytes / 1e6:.1f} MB ({how})"
+        images, files = counted(self.num_rows, "image"), counted(self.num_files, "file")
+        return f"{images} in {files}, {self.num_bytes / 1e6:.1f} MB ({how})"
 
 
 def open_extraction(settings: ExtractionSettings) -> Extraction:

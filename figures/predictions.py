@@ -29,6 +29,7 @@ from modeling_radio import (
 )
 from modeling_radio.checks_radio import check_choice
 from modeling_radio.core.machine import find_device
+from modeling_radio.core.tables import counted
 from modeling_radio.cpu import choose_cpu_blocks
 from modeling_radio.figures.features import background_of, class_color, overlaid, similarity_colors, to_pixels
 from modeling_radio.image_processing_radio import (
@@ -382,8 +383,7 @@ def _of_objects(
         if score > limits[names[label]]
     ]
     more = f", of which {MAX_OBJECTS} are drawn" if len(kept) > MAX_OBJECTS else ""
-    noun = "object" if len(kept) == 1 else "objects"
-    return Prediction(f"{len(kept)} {noun}{more}.", photograph, kept[:MAX_OBJECTS])
+    return Prediction(f"{counted(len(kept), 'object')}{more}.", photograph, kept[:MAX_OBJECTS])
 
 
 def describe_shares(regions: Sequence[LabeledRegion]) -> str:

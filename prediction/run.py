@@ -21,6 +21,7 @@ from modeling_radio.core.errors import first_few
 from modeling_radio.core.files import check_run_folder, remove_partial, sole_run, write_file, write_text
 from modeling_radio.core.ids import name_of_folder
 from modeling_radio.core.settings import hash_of
+from modeling_radio.core.tables import counted
 from modeling_radio.core.timing import ProgressBar
 from modeling_radio.core.trust import check_parts
 from modeling_radio.evaluation.models.radio import tiles_of
@@ -86,7 +87,7 @@ class Predicted:
 
     def __str__(self) -> str:
         left_out = f", {len(self.skipped)} cannot be read ({first_few(self.skipped, 3)})" if self.skipped else ""
-        return f"{self.num_images} images{left_out}. Wrote {', '.join(self.files)} in {self.output}."
+        return f"{counted(self.num_images, 'image')}{left_out}. Wrote {', '.join(self.files)} in {self.output}."
 
 
 class AnsweringModel(Protocol):
@@ -367,7 +368,7 @@ def _write_page(settings: PredictSettings, answering: AnsweringModel, splits: di
     images = [_captioned(answering, name, picture) for name, picture in first]
     title = f"Answers of {name_of_folder(settings.checkpoint)}"
     beside = f"{LINES} and {TABLE} beside this page hold the answers for all."
-    text = f"The first {len(images)} images. {beside} The command: {command}"
+    text = f"The first {counted(len(images), 'image')}. {beside} The command: {command}"
     write_page(settings.output / PAGE, title, text, [Section("Images", rows=[ImageRow("", images)])])
 
 

@@ -127,11 +127,11 @@ def test_the_demos_images_are_named_by_their_packages(monkeypatch):
     assets = DemoAssets(cut_outs, (), (photograph,), ("bird",), (), "")
     assert [(each.name, each.size, each.license, each.role) for each in data_sources(assets)] == [
         ("tuxpaint-stamps-default", "2 pictures", "GPL-2+", "evaluation: object cut-outs"),
-        ("budgie-backgrounds", "1 pictures", "CC0-1.0", "evaluation: photographs"),
+        ("budgie-backgrounds", "1 picture", "CC0-1.0", "evaluation: photographs"),
     ]
     monkeypatch.setattr(images, "load_demo_assets", {"demo": assets}.__getitem__)
     found = lineage("demo", "data.source=demo").images
     assert [(each.name, each.role, each.size) for each in found] == [
-        ("tuxpaint-stamps-default", "training: object cut-outs", "1 pictures"),  # the other one is held out
-        ("budgie-backgrounds", "training: photographs", "1 pictures"),
+        ("tuxpaint-stamps-default", "training: object cut-outs", "1 picture"),  # the other one is held out
+        ("budgie-backgrounds", "training: photographs", "1 picture"),
     ]
