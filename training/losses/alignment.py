@@ -53,12 +53,15 @@ class Overlap(NamedTuple):
             images; None if the teacher's map is not moved.
         rows: Between which rows the student's map is read; None if it is not moved.
         cols: The same for columns.
+        extended: Between which rows and which columns of its own grid the teacher's map is read for the larger one, if
+            it is extended to the edge of its crop; a weight beyond 0 and 1 extrapolates. None if it is resampled as is.
     """
 
     valid: Tensor
     tokens: Tensor | None = None
     rows: Interpolation | None = None
     cols: Interpolation | None = None
+    extended: tuple[Interpolation, Interpolation] | None = None
 
 
 class Alignment(NamedTuple):
@@ -70,7 +73,10 @@ class Alignment(NamedTuple):
     teacher's frame.
 
     A position is valid if both maps are read between the centers of positions that show nothing but the image: there
-    is nothing to interpolate with beyond the outermost centers.
+    is nothing to interpolate with beyond the outermost centers. So the outermost patches of a student with more
+    patches than the teacher has positions are compared only where a shift moves them inside the teacher's crop. A
+    teacher's map that is extended goes on linearly from its two outermost positions to the edge of its crop, and these
+    patches are compared in every image.
 
     Attributes:
         sides: Rows and columns of the teacher's map.
@@ -99,6 +105,8 @@ class Alignment(NamedTuple):
         patches: Sides,
         shift: Tensor | None = None,
         extent: Tensor | None = None,
+        *,
+        is_extended: bool = False,
     ) -> "Alignment":
         """Return the alignment of images of one size.
 
@@ -110,6 +118,7 @@ class Alignment(NamedTuple):
                 student's. None if both crops are the same.
             extent: `(images, 2, 2)` integers, for rows and for columns: the student's patch at which the image begins,
                 and the first one behind its end. None if both crops lie within the image.
+            is_extended: Whether the teacher's map is extended to the edge of its crop.
         """
         shown, last = None, torch.tensor(patches)
         both = torch.stack([torch.zeros_like(last), last], dim=1)[None]
@@ -117,7 +126,7 @@ class Alignment(NamedTuple):
             both = torch.stack([extent[..., 0].clamp(min=0), torch.minimum(extent[..., 1], last)], dim=2)
             in_teachers_crop = extent if shift is None else extent - shift[:, :, None]
             shown = _shows_image(in_teachers_crop, sides, patches)
-        overlaps = {own: _overlap(own, sides, patches, shift, extent) for own in student_sides}
+        overlaps = {own: _overlap(own, sides, patches, shift, extent, is_extended) for own in student_sides}
         seen = _shows_image(both if shift is None else both - shift[:, :, None], sides, patches)
         return cls(sides, shown, overlaps, seen, shift)
 
@@ -146,11 +155,13 @@ class Alignment(NamedTuple):
                 "position for each patch (`patch_size`) of its input, a head as many for each of the student's as its "
                 "`upsample_factor`, or one."
             )
+        if overlap.extended is not None:
+            teacher = _read_between(teacher.float(), *overlap.extended)
         student, teacher = on_larger_grid(student, teacher)
         if overlap.tokens is not None:
             teacher = _copy(teacher, overlap.tokens)
         if overlap.rows is not None and overlap.cols is not None:
-            student = _interpolate(_interpolate(student, overlap.rows, dim=2), overlap.cols, dim=3)
+            student = _read_between(student, overlap.rows, overlap.cols)
         return AlignedMaps(student, teacher, overlap.valid.expand(len(student), -1, -1))
 
 
@@ -161,7 +172,12 @@ def on_larger_grid(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _overlap(
-    student_sides: Sides, teacher_sides: Sides, patches: Sides, shift: Tensor | None, extent: Tensor | None
+    student_sides: Sides,
+    teacher_sides: Sides,
+    patches: Sides,
+    shift: Tensor | None,
+    extent: Tensor | None,
+    is_extended: bool,
 ) -> Overlap:
     grid = (max(student_sides[0], teacher_sides[0]), max(student_sides[1], teacher_sides[1]))
     is_copied = grid[0] % patches[0] == 0 and grid[1] % patches[1] == 0
@@ -177,16 +193,19 @@ def _overlap(
             else:
                 ours = ours + shifts.double() * length / count
         is_readable = _is_readable(ours, student_sides[axis], length, count, own_extent)
-        inside.append(is_readable & _is_readable(theirs, teacher_sides[axis], length, count, their_extent))
+        inside.append(is_readable & _is_readable(theirs, teacher_sides[axis], length, count, their_extent, is_extended))
         student_positions.append(ours)
         teacher_positions.append(theirs)
     valid = inside[0][:, :, None] & inside[1][:, None, :]
+    extended = None
+    if is_extended and grid != teacher_sides:
+        extended = (_extension(teacher_sides[0], grid[0]), _extension(teacher_sides[1], grid[1]))
     if shift is None:
-        return Overlap(valid)
+        return Overlap(valid, extended=extended)
     if is_copied:
-        return Overlap(valid, tokens=_tokens_at(*teacher_positions))
+        return Overlap(valid, tokens=_tokens_at(*teacher_positions), extended=extended)
     rows, cols = map(_interpolation_at, student_positions)
-    return Overlap(valid, rows=rows, cols=cols)
+    return Overlap(valid, rows=rows, cols=cols, extended=extended)
 
 
 def _shows_image(extent: Tensor, grid: Sides, patches: Sides) -> Tensor:
@@ -204,7 +223,9 @@ def _shows_image(extent: Tensor, grid: Sides, patches: Sides) -> Tensor:
     return rows[:, :, None] & cols[:, None, :]
 
 
-def _is_readable(positions: Tensor, num_own: int, length: int, num_patches: int, extent: Tensor | None) -> Tensor:
+def _is_readable(
+    positions: Tensor, num_own: int, length: int, num_patches: int, extent: Tensor | None, is_extended: bool = False
+) -> Tensor:
     """Return where a resampled map can be read along an axis: between the outermost centers that show the image.
 
     Args:
@@ -213,14 +234,18 @@ def _is_readable(positions: Tensor, num_own: int, length: int, num_patches: int,
         length: Positions of the common grid.
         num_patches: The student's patches, which cover as much as the map.
         extent: `(batch, 2)`: patches from the map's edge to where the image begins, and to where it ends.
+        is_extended: Whether the map goes on to its edge where its two outermost positions show the image.
     """
-    first, last = 0, num_own - 1
+    first, last = torch.tensor(0), torch.tensor(num_own - 1)
     if extent is not None:
         first = (-(-extent[:, :1] * num_own // num_patches)).clamp(min=0)
         last = (extent[:, 1:] * num_own // num_patches - 1).clamp(max=num_own - 1)
     # The center of own position n lies at (n + 1/2) length / num_own - 1/2 of the common grid: round to its inside.
     lower = -((num_own - (2 * first + 1) * length) // (2 * num_own))
     upper = ((2 * last + 1) * length - num_own) // (2 * num_own)
+    if is_extended:
+        lower = torch.where((first == 0) & (last > first), 0, lower)
+        upper = torch.where((last == num_own - 1) & (last > first), length - 1, upper)
     return (positions >= lower) & (positions <= upper)
 
 
@@ -257,12 +282,23 @@ def _interpolation_at(positions: Tensor) -> Interpolation:
     return Interpolation(*neighbors, weight=(positions - lower).float())
 
 
+def _extension(num_own: int, length: int) -> Interpolation:
+    """Return where a map of `num_own` positions is read for `length`, from edge to edge, `(1, length)`."""
+    positions = (torch.arange(length, dtype=torch.float64)[None] + 0.5) * num_own / length - 0.5
+    lower = positions.floor().clamp(0, max(num_own - 2, 0))
+    return Interpolation(lower.long(), (lower + 1).clamp(max=num_own - 1).long(), weight=(positions - lower).float())
+
+
+def _read_between(features: Tensor, rows: Interpolation, cols: Interpolation) -> Tensor:
+    """Return `(batch, C, rows, cols)` features interpolated linearly along rows, then along columns."""
+    return _interpolate(_interpolate(features, rows, dim=2), cols, dim=3)
+
+
 def _interpolate(features: Tensor, between: Interpolation, dim: int) -> Tensor:
     """Return `(batch, C, rows, cols)` features interpolated linearly along `dim`: 2 for rows, 3 for columns."""
-    shape = [len(features), 1, 1, 1]
-    shape[dim] = features.shape[dim]
-    lower, upper = (
-        features.gather(dim, index.view(shape).expand_as(features)) for index in (between.lower, between.upper)
-    )
+    images, length = between.weight.shape
+    shape, size = [images, 1, 1, 1], list(features.shape)
+    shape[dim] = size[dim] = length
+    lower, upper = (features.gather(dim, index.view(shape).expand(size)) for index in (between.lower, between.upper))
     weight = between.weight.view(shape)
     return lower * (1 - weight) + upper * weight

@@ -95,7 +95,8 @@ class CachedTargets:
         factors, alignments = self.recipe.dense_factors(name), []
         for (shape, _), maps in zip(batch.groups, windows, strict=True):
             heads = tuple((shape.grid.rows * factor, shape.grid.cols * factor) for factor in factors)
-            alignments.append(_align_windows((maps.shape[2], maps.shape[3]), heads, shape.grid, self.device))
+            sides, is_extended = (maps.shape[2], maps.shape[3]), self.recipe.loss.border == "extended"
+            alignments.append(_align_windows(sides, heads, shape.grid, is_extended, self.device))
         return alignments
 
     def _other_windows(self, batch: PlannedBatch, offsets: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -138,6 +139,8 @@ class CachedTargets:
 
 
 @cache
-def _align_windows(sides: Sides, heads: tuple[Sides, ...], patches: Sides, device: torch.device) -> Alignment:
+def _align_windows(
+    sides: Sides, heads: tuple[Sides, ...], patches: Sides, is_extended: bool, device: torch.device
+) -> Alignment:
     """Return the alignment of maps of one window, the same for all images."""
-    return PackedTensors.of(Alignment.of(sides, heads, patches)).to(device)
+    return PackedTensors.of(Alignment.of(sides, heads, patches, is_extended=is_extended)).to(device)

@@ -121,7 +121,8 @@ class OnlineTargets:
 
         def compared_maps(grid: Grid) -> ComparedMaps:
             own = self.teachers[names[0]].output_sides(*grid)
-            return ComparedMaps(own, tuple((grid.rows * factor, grid.cols * factor) for factor in factors))
+            heads = tuple((grid.rows * factor, grid.cols * factor) for factor in factors)
+            return ComparedMaps(own, heads, self.recipe.loss.border == "extended")
 
         return compared_maps
 

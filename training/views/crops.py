@@ -36,10 +36,17 @@ class _Region(NamedTuple):
 
 
 class ComparedMaps(NamedTuple):
-    """Rows and columns of a consumer's map, and of the student's maps that are compared with it."""
+    """Rows and columns of a consumer's map, and of the student's maps that are compared with it.
+
+    Attributes:
+        own: Of the consumer's map.
+        student: Of each map of the student.
+        is_extended: Whether the consumer's map is extended to the edge of its crop.
+    """
 
     own: Sides
     student: tuple[Sides, ...]
+    is_extended: bool = False
 
 
 class CropSpec(NamedTuple):
@@ -97,10 +104,10 @@ def align_crops(crops: Sequence[Crops], specs: Sequence[CropSpec]) -> dict[str, 
     student_shifts = torch.tensor([spec.shifts[STUDENT] for spec in specs])
     extent = torch.stack([each.extent for each in crops]) - student_shifts[:, :, None]
     alignments = {}
-    for name, compared in maps.items():
+    for name, (sides, student, is_extended) in maps.items():
         own = [place for place, spec in enumerate(specs) if name in spec.maps]
         shifts = torch.tensor([specs[place].shifts[name] for place in own]) - student_shifts[own]
-        alignments[name] = Alignment.of(compared.own, compared.student, specs[0].grid, shifts, extent[own])
+        alignments[name] = Alignment.of(sides, student, specs[0].grid, shifts, extent[own], is_extended=is_extended)
     return alignments
 
 

@@ -15,9 +15,11 @@ def align(
     shift: Tensor | None = None,
     patches: tuple[int, int] | None = None,
     extent: Tensor | None = None,
+    *,
+    is_extended: bool = False,
 ) -> AlignedMaps:
     sides, own = tuple(teacher.shape[2:]), tuple(student.shape[2:])
-    return Alignment.of(sides, [own], patches or own, shift, extent).apply(student, teacher)
+    return Alignment.of(sides, [own], patches or own, shift, extent, is_extended=is_extended).apply(student, teacher)
 
 
 SHIFTS = list(itertools.product([-2, 0, 1, 6], [-3, 0, 2]))
@@ -38,10 +40,11 @@ def test_student_that_equals_the_shifted_teacher_has_no_loss(positions_per_patch
     assert (wrong[overlaps > 4 * positions_per_patch**2] > 0.3).all()
 
 
-def ramp_of(num_positions: int, top: float = 0.0, left: float = 0.0) -> Tensor:
+def ramp_of(num_positions: int | tuple[int, int], top: float = 0.0, left: float = 0.0) -> Tensor:
     """Return the map of a crop of 6 x 6 units whose values grow with the row and, ten times as fast, the column."""
-    centers = (torch.arange(num_positions) + 0.5) * 6 / num_positions
-    return ((top + centers)[:, None] + 10 * (left + centers))[None, None]
+    sides = (num_positions, num_positions) if isinstance(num_positions, int) else num_positions
+    rows, cols = ((torch.arange(side) + 0.5) * 6 / side for side in sides)
+    return ((top + rows)[:, None] + 10 * (left + cols))[None, None]
 
 
 GRIDS = [(2, 6), (6, 18), (6, 9), (9, 6), (7, 6), (6, 6)]
@@ -60,17 +63,41 @@ def test_perfect_student_errs_nowhere(student_side: int, teacher_side: int, shif
     assert errors.max() > 0.1 or (student_side == teacher_side and shift in (None, (0, 0)))
 
 
+@pytest.mark.parametrize(
+    ("student_sides", "teacher_sides"), [((27, 27), (24, 24)), ((21, 28), (24, 24)), ((9, 9), (2, 1))]
+)
+@pytest.mark.parametrize("shift", [(0, 0), (1, 0), (-1, 1)])
+def test_extended_teacher_is_exact_up_to_the_edge_of_its_crop(
+    student_sides: tuple[int, int], teacher_sides: tuple[int, int], shift: tuple[int, int]
+) -> None:
+    """The first case is SigLIP2 at 432 px, the second at 384 px and 3:4; a single column cannot be extended."""
+    starts = [6 / own * step for own, step in zip(student_sides, shift, strict=True)]
+    student, teacher = ramp_of(student_sides), ramp_of(teacher_sides, *starts)
+    masked, extended = (align(student, teacher, torch.tensor([shift]), is_extended=each) for each in (False, True))
+    errors = (extended.student - extended.teacher).abs()[:, 0]
+    assert errors[extended.valid].max() < 1e-3
+    for axis, (own, other, step) in enumerate(zip(student_sides, teacher_sides, shift, strict=True)):
+        seen, before = (maps.valid[0].any(1 - axis) for maps in (extended, masked))
+        if own > other > 1:
+            assert before.sum() < seen.sum() == len(seen) - abs(step)
+        else:
+            assert torch.equal(seen, before)
+
+
 @pytest.mark.parametrize(("student_side", "teacher_side"), GRIDS[1:])
 @pytest.mark.parametrize("shift", [0, 1, -1])
-def test_positions_beside_the_image_do_not_matter(student_side: int, teacher_side: int, shift: int) -> None:
+@pytest.mark.parametrize("is_extended", [False, True])
+def test_positions_beside_the_image_do_not_matter(
+    student_side: int, teacher_side: int, shift: int, is_extended: bool
+) -> None:
     """The image begins at the second row of the student's patches: the values above it could be any."""
     student, teacher = ramp_of(student_side), ramp_of(teacher_side, shift * 6 / student_side)
     shifts, extent = torch.tensor([[shift, 0]]), torch.tensor([[[1, 99], [-99, 99]]])
-    plain = align(student, teacher, shifts)
+    plain = align(student, teacher, shifts, is_extended=is_extended)
     student[:, :, :1] = 1e6
     shown = Alignment.of(tuple(teacher.shape[2:]), [], tuple(student.shape[2:]), shifts, extent).shown
     teacher[~shown[:, None]] = -1e6
-    maps = align(student, teacher, shifts, extent=extent)
+    maps = align(student, teacher, shifts, extent=extent, is_extended=is_extended)
     assert (maps.student - maps.teacher).abs()[:, 0][maps.valid].max() < 1e-4
     assert 0 < maps.valid.sum() < plain.valid.sum() or shift == 1  # it begins within both crops, or with the teacher's
 

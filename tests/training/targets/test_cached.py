@@ -19,7 +19,7 @@ from mean_colors import (
 )
 
 from modeling_radio.studies.study import open_study
-from modeling_radio.training.recipes.recipe import MesaRecipe, Recipe, RecipeError, ViewsRecipe, load_recipe
+from modeling_radio.training.recipes.recipe import LossRecipe, MesaRecipe, Recipe, RecipeError, ViewsRecipe, load_recipe
 from modeling_radio.training.student.build import check_student_views
 from modeling_radio.training.targets.cached import CachedTargets
 from modeling_radio.training.targets.examples import Example
@@ -46,6 +46,16 @@ def test_windows_are_exact_crops_resized_for_the_student(tmp_path: Path) -> None
         whole = Images().images[list(batch.indices)].float() / 255
         torch.testing.assert_close(example.targets["coarse"].summary, whole.mean((2, 3)), atol=1e-3, rtol=0)
     assert sizes == {(3, 3), (4, 4)}
+
+
+def test_outermost_patches_of_a_resized_window_are_compared_if_teachers_are_extended(tmp_path: Path) -> None:
+    """The student has 4 x 4 patches, the window 3 x 3 of the teacher."""
+    recipe = recipe_with(ViewsRecipe(teachers="cached"), sizes_px=[64], windows_px=[48])
+    for border in ("masked", "extended"):
+        ((_, example),) = examples_of(recipe.replace(loss=LossRecipe(border=border)), tmp_path, 1)
+        (own,) = example.targets["coarse"].alignments[0].overlaps.values()
+        assert own.valid[0, 1:-1, 1:-1].all()
+        assert own.valid.all() == own.valid[0, 0].any() == (border == "extended")
 
 
 @pytest.mark.parametrize("is_packed", [False, True])

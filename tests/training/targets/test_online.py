@@ -22,7 +22,7 @@ from mean_colors import (
 from small_recipes import small_recipe
 from torch import Tensor, nn
 
-from modeling_radio.training.recipes.recipe import Recipe, StandardizationRecipe, TeacherRecipe, ViewsRecipe
+from modeling_radio.training.recipes.recipe import LossRecipe, Recipe, StandardizationRecipe, TeacherRecipe, ViewsRecipe
 from modeling_radio.training.targets.examples import Example
 from modeling_radio.training.targets.feature_cache import HalfPrecision, TeacherOutputs
 from modeling_radio.training.targets.online import OnlineTargets
@@ -155,6 +155,19 @@ def test_positions_beside_the_image_count_neither_in_losses_nor_in_statistics() 
     statistics.end_step()
     for standardizer in statistics.standardizers().values():
         assert standardizer.total / standardizer.count == pytest.approx(1.0, abs=0.02)
+
+
+@pytest.mark.parametrize("border", ["masked", "extended"])
+def test_outermost_patches_beside_a_coarser_teacher(border: str) -> None:
+    """Without shifts they are never compared if masked; extended, each is in every image."""
+    recipe = recipe_with(ViewsRecipe(max_shift_patches=0), sizes_px=[64]).replace(loss=LossRecipe(border=border))
+    for _, example in examples_of(recipe, 3, {"coarse": MeanColor(32), "fine": MeanColor(8)}):
+        ((coarse,), (fine,)) = (target.alignments for target in example.targets.values())
+        for alignment, is_compared in ((coarse, border == "extended"), (fine, True)):
+            (own,) = alignment.overlaps.values()
+            valid = own.valid if alignment is coarse else own.valid[:, 1:-1, 1:-1]
+            assert valid[:, 0].any() == valid[:, :, -1].any() == is_compared
+            assert valid.all() == is_compared
 
 
 def test_jitter_is_for_the_student_only() -> None:
