@@ -30,8 +30,10 @@ from modeling_radio.studies.study import (
     CONSISTENCY,
     DENSE,
     FIXED_PATTERN,
+    INSIDE,
     KNN,
     MIOU,
+    RING,
     SHIFT_ERROR,
     SUMMARY,
     OpenedStudy,
@@ -67,6 +69,7 @@ class HeldOut:
         sources: Index of the picture that each image is made of, `(num_images,)`.
         teachers: Features of the images by teacher, at the size at which adaptors are measured.
         sizes_px: Sizes at which features are compared, the largest last.
+        has_ring: Whether dense errors of the outermost patches and of the others are measured too.
     """
 
     evaluation: StudentEvaluation
@@ -75,6 +78,7 @@ class HeldOut:
     sources: Tensor
     teachers: Mapping[str, StoredFeatures]
     sizes_px: Sequence[int]
+    has_ring: bool = False
 
     @classmethod
     def load(cls, opened: OpenedStudy, cache: Path | None = None) -> HeldOut:
@@ -106,7 +110,11 @@ class HeldOut:
         options = DataOptions(max_images=IMAGES_OF_SET)
         folders = open_made_images(source).labeled_folders(cache / "sets") if is_made(source) else ()
         labeled = [TableData(str(folder), options) for folder in folders]
-        return cls(evaluation, labeled, images, sources, teachers, sorted(study.sizes_px))
+        has_ring = study.primary.partition("/")[0] in (RING, INSIDE)
+        if has_ring and evaluation.size_px < 3 * evaluation.patch_size:
+            rule = f"another measure for grids of {evaluation.size_px // evaluation.patch_size} patches a side"
+            raise RecipeError(f"`primary` must be {rule}, which have none inside, got {study.primary!r}.")
+        return cls(evaluation, labeled, images, sources, teachers, sorted(study.sizes_px), has_ring)
 
     @property
     def fingerprint(self) -> str:
@@ -123,7 +131,8 @@ class HeldOut:
         weights = {CONSISTENCY: torch.ones(len(self.images))}
         for name, teacher in self.teachers.items():
             maps, mean = teacher.maps(), teacher.mean_features().mean(0)
-            weights[f"{DENSE}/{name}"] = _squared_error(maps, mean[None, :, None, None].expand_as(maps))
+            for family, errors in self._squared_errors(maps, mean[None, :, None, None]).items():
+                weights[f"{family}/{name}"] = errors
             summary = teacher.summary()
             if summary is not None:
                 direction = F.normalize(summary.mean(0), dim=0)
@@ -177,12 +186,22 @@ class HeldOut:
             for name, teacher in self.teachers.items():
                 own = output.adaptors[name]
                 maps = on_larger_grid(own.features, teacher.maps(indices))
-                scores.setdefault(f"{DENSE}/{name}", []).append(_squared_error(*maps))
+                for family, errors in self._squared_errors(*maps).items():
+                    scores.setdefault(f"{family}/{name}", []).append(errors)
                 summary = teacher.summary()
                 if summary is not None and own.summary is not None:
                     angle = angle_between(own.summary.float(), summary[indices])
                     scores.setdefault(f"{SUMMARY}/{name}", []).append(angle.square())
         return {name: torch.cat(parts) for name, parts in scores.items()}
+
+    def _squared_errors(self, first: Tensor, second: Tensor) -> dict[str, Tensor]:
+        """Return by measure the squared distance of maps, averaged over its patches, `(num_images,)`."""
+        by_patch = (first - second).square().sum(1)
+        found = {DENSE: by_patch.mean((1, 2))}
+        if self.has_ring:
+            is_inside = F.pad(by_patch.new_ones(*(side - 2 for side in by_patch.shape[1:])), (1, 1, 1, 1)) > 0
+            found |= {RING: by_patch[:, ~is_inside].mean(1), INSIDE: by_patch[:, is_inside].mean(1)}
+        return found
 
     @torch.no_grad()
     def _consistency(self, student: RadioFeatures) -> Tensor:
@@ -218,11 +237,6 @@ class HeldOut:
             indices = list(range(start, min(start + BATCH, len(self.images))))
             pixels = torch.stack([student.preprocess(self.images[index], size_px) for index in indices])
             yield indices, student.encode(pixels, adaptors)
-
-
-def _squared_error(first: Tensor, second: Tensor) -> Tensor:
-    """Return the squared distance of maps, averaged over patches, `(num_images,)`."""
-    return (first - second).square().sum(1).mean((1, 2))
 
 
 def _check_sizes(opened: OpenedStudy, evaluation: StudentEvaluation) -> None:

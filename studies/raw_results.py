@@ -31,8 +31,10 @@ from modeling_radio.studies.study import (
     CONSISTENCY,
     DENSE,
     FIXED_PATTERN,
+    INSIDE,
     KNN,
     MIOU,
+    RING,
     SHIFT_ERROR,
     SUMMARY,
     WORST,
@@ -259,7 +261,7 @@ class StudyResults:
         first, *others = (run.numbers for run in self.runs.values())
         numbers = [name for name in first if all(name in other for other in others)]
         names = []
-        for family in (DENSE, SUMMARY):
+        for family in (DENSE, RING, INSIDE, SUMMARY):
             own = [name for name in self.held_out.weights if name in summed and name.startswith(f"{family}/")]
             names += own + ([f"{family}/{WORST}"] if len(own) > 1 else [])
         order = (FIXED_PATTERN, SHIFT_ERROR, CONSISTENCY, KNN, MIOU)

@@ -38,13 +38,15 @@ CHECKPOINTS = {"every_steps": 100, "keep": 1}
 
 DENSE, SUMMARY, WORST = "dense_error", "summary_error", "worst"
 """Errors by teacher, `dense_error/TEACHER`; `worst` is the largest of all teachers."""
+RING, INSIDE = "ring_error", "inside_error"
+"""Dense errors of the outermost patches, and of the others; only in studies that one of them decides."""
 FIXED_PATTERN, SHIFT_ERROR, CONSISTENCY, KNN, MIOU = "fixed_pattern", "shift_error", "consistency", "knn_sets", "miou"
 """Measures of the backbone. docs/explanation/studies.md explains all measures."""
 
 
 def better_direction(measure: str) -> str:
     """Return the direction in which a measure improves, in words."""
-    is_error = measure.partition("/")[0] in (DENSE, SUMMARY, FIXED_PATTERN, SHIFT_ERROR)
+    is_error = measure.partition("/")[0] in (DENSE, RING, INSIDE, SUMMARY, FIXED_PATTERN, SHIFT_ERROR)
     return f"{'lower' if is_error else 'higher'} is better"
 
 
@@ -197,7 +199,7 @@ def _recipes_of(study: Study) -> tuple[Recipe, dict[str, Recipe]]:
     """Return the recipe without the changes of any arm, and that of each arm."""
     reference = _run_recipe(study.recipe, study.changes)
     teachers = [teacher.name for teacher in reference.teachers]
-    errors = [f"{family}/{teacher}" for family in (DENSE, SUMMARY) for teacher in (*teachers, WORST)]
+    errors = [f"{family}/{teacher}" for family in (DENSE, RING, INSIDE, SUMMARY) for teacher in (*teachers, WORST)]
     measures = [*errors, FIXED_PATTERN, SHIFT_ERROR, CONSISTENCY, KNN, MIOU]
     check_choice("primary", study.primary, measures, error=RecipeError)
     recipes: dict[str, Recipe] = {}

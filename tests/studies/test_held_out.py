@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -49,6 +51,15 @@ def test_errors_are_those_of_all_images_together(opened, held_out, student):
     assert {len(each) for each in sums.values()} == {4}  # sources
     assert numbers.keys() == {"fixed_pattern", "shift_error", "knn_sets"}
     assert -1 <= ratio(held_out, sums, "consistency") <= 1
+
+
+def test_the_dense_error_is_that_of_the_ring_and_of_the_patches_inside(held_out):
+    student, teacher = torch.rand(2, 5, 4, 3, 4)
+    found = replace(held_out, has_ring=True)._squared_errors(student, teacher)
+    assert found.keys() == {"dense_error", "ring_error", "inside_error"}
+    torch.testing.assert_close(12 * found["dense_error"], 10 * found["ring_error"] + 2 * found["inside_error"])
+    inside = (student - teacher)[:, :, 1, 1:3].square().sum(1).mean(1)
+    torch.testing.assert_close(found["inside_error"], inside)
 
 
 def test_a_student_whose_features_are_all_equal_has_failed(opened, held_out, student):

@@ -151,6 +151,7 @@ CONTEXTS: dict[str, dict[str, Any]] = {
     "teachers.semantic.upsampler": SHARPENED,
     "teachers.semantic.precision": {"teachers.semantic.options": {"summary_dim": 10, "feature_dim": 16}},
     "teachers.semantic.role": TAPS,
+    "loss.border": FIXED,  # 2 x 2 positions for up to 4 x 4 patches
     "contrastive": {"teachers.semantic.options": {"summary_dim": 10, "feature_dim": 12}},  # a summary to compare
     "contrastive.bank_size": {"contrastive.weight": 0.5, "schedule.num_steps": 3},
     "balancing": MOVING,
