@@ -299,13 +299,13 @@ class RadioNetwork(NvidiaNames, nn.Module):
         parts = [tokens[:, index] for index in self.config.summary_idxs or []]
         return torch.cat(parts, dim=1) if parts else tokens[:, 0, :0]
 
-    def embed(self, tokens: Tensor) -> Tensor:
+    def embed(self, result: NetworkOutput) -> Tensor:
         """Return the vectors of images in the space of the texts, or the summary where no adaptor is for texts."""
         name = self.config.text_adaptor or ""
         if name not in self.adaptors:
-            return self.summarize(tokens)
+            return self.summarize(result.tokens)
         adaptor: Any = self.adaptors[name]
-        return adaptor.head_mlp(tokens[:, adaptor.token_index])
+        return adaptor.head_mlp(result.tokens[:, adaptor.token_index])
 
     def patch_features(self, tokens: Tensor) -> Tensor:
         """Return the patch tokens, `(batch, rows * cols, hidden)`."""
@@ -782,7 +782,7 @@ class ImageFeatures(RadioPreTrainedModel):
         result = self.radio_model(pixel_values, window_size=window_size, **wanted)
         return BaseModelOutputWithPooling(
             last_hidden_state=result.tokens,
-            pooler_output=self.radio_model.embed(result.tokens),
+            pooler_output=self.radio_model.embed(result),
             hidden_states=result.hidden_states,
             attentions=result.attentions,
         )

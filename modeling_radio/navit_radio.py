@@ -624,6 +624,12 @@ class NavitNetwork(RadioNetwork):
                 output.features = to_map(output.features, adaptor.wanted(grid).grid)
         return summary, features, {name: outputs[name] for name in names}
 
+    def embed(self, result: NetworkOutput) -> Tensor:
+        name = self.config.text_adaptor
+        if name not in (self.model.options.heads or {}):
+            return super().embed(result)
+        return self._read_images(result.tokens, result.grid, [name], "NLC")[2][name].summary
+
     def build_trunk(self, config: RadioConfig) -> nn.Module:
         return NavitTransformer(config)
 

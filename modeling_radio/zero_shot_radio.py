@@ -905,8 +905,16 @@ def align_patches(network: Any, name: str, patches: Tensor, grid: Resolution, so
         patches: Backbone features, before any head, `(batch, patches, hidden)`.
         grid: Their rows and columns.
         source: See `RadioForZeroShotImageClassification.segment`.
+
+    Raises:
+        ValueError: If the summary head does not read single tokens, but the whole image.
     """
     if source == "summary_head":
+        if name in ((network.config.navit or {}).get("heads") or {}):
+            raise ValueError(
+                f"`source` must be 'features' for adaptor {name!r}, got 'summary_head': its head cross-attends to all "
+                "patches, so it maps none alone."
+            )
         return to_map(network.adaptor(name).head_mlp(patches), grid)
     # Dense heads read patches alone; the prefix only has to be there.
     tokens = F.pad(patches, (0, 0, network.config.num_prefix_tokens, 0))

@@ -27,6 +27,7 @@ from modeling_radio.loading_radio import ODD_VALUES
 from modeling_radio.modeling_radio import ADAPTORS, BLOCKS
 from modeling_radio.peft_radio import check_adapter_weights, read_adapter_config
 from modeling_radio.tuning.settings import FinetuneSettings
+from modeling_radio.xattn_radio import CrossAttentionHead
 
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ def head_names(model: RadioPreTrainedModel) -> list[str]:
     """
     if isinstance(model, RadioForZeroShotImageClassification):
         name = f"{ADAPTORS}.{model.image_adaptor.name}.head_mlp"
+        if isinstance(model.get_submodule(name), CrossAttentionHead):
+            name += ".summary_proj"
         layers = model.get_submodule(name).named_modules(prefix=name)
         return [[name for name, module in layers if isinstance(module, nn.Linear)][-1]]
     return [name for name, _ in model.named_children() if name not in (BACKBONE, TEXT_TOWER)]

@@ -7,9 +7,11 @@ import pytest
 import torch
 from reference_cases import REFERENCE, load_training_file
 from tiny_navit import build_navit
+from tiny_texts import build_dual_encoder
 
-from modeling_radio import RadioConfig, RadioModel
+from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
 from modeling_radio.conversion.from_nvidia import convert
+from modeling_radio.tuning.adapters import head_names
 
 
 ADAPTORS = [
@@ -61,6 +63,19 @@ def test_a_warp_acts_on_its_image_alone_and_the_identity_is_the_default():
     assert not torch.allclose(cells[1], plain[1][1], atol=1e-3)
     alone = head(token[1:], features[1:], homography=warps[1:], grid_sizes=[(5, 7)])
     torch.testing.assert_close(alone[1][0], cells[1], rtol=0, atol=1e-6)
+
+
+@torch.no_grad()
+def test_texts_are_compared_with_the_answer_of_a_head():
+    model, images = build(), torch.rand(2, 3, 20, 28)
+    expected = model(images).adaptors["own"].summary
+    texts = RadioForZeroShotImageClassification.from_parts(model, build_dual_encoder("clip", 5), "own")
+    torch.testing.assert_close(texts.get_image_features(images).pooler_output, expected)
+    found = texts(pixel_values=images, text_embeds=torch.eye(5)).image_embeds
+    torch.testing.assert_close(found, torch.nn.functional.normalize(expected))
+    with pytest.raises(ValueError, match="`source`"):
+        texts.segment(images, torch.eye(5))
+    assert head_names(texts) == ["radio_model.adaptors.own.head_mlp.summary_proj.2"]
 
 
 @pytest.mark.parametrize("option", [{"layers": 3}, {"num_heads": 3}, {"target_grid": [2]}])

@@ -10,6 +10,7 @@ import transformers
 from comparisons import assert_close_by_name
 from peft import get_peft_model_state_dict
 from releases import LOADS_HEADS
+from tiny_navit import build_navit
 from tiny_radio1d import FIELDS
 from tiny_tuning import tuning_settings
 
@@ -156,6 +157,22 @@ def test_adapters_and_norms_of_a_radio1d_include_its_decoder(tmp_path, pixels):
     for block in ("blocks.0", "blocks.2", "decoder.blocks.0", "decoder.blocks.1"):
         found = [name for name in trainable if f"radio_model.model.{block}." in name]
         assert len(found) == 2 * 4 + 2 * 2  # a pair for each of four layers; weight and bias of two norms
+    expected = logits(trained(adapted), pixels)
+    folder = save(adapted, tmp_path / "adapter")
+    assert_equal_outputs(logits(open_adapter(open_base(tmp_path / "base", seed=5), folder).eval(), pixels), expected)
+    assert_same_by_transformers_and_merged(tmp_path / "base", CLASSIFIER, folder, pixels, {}, expected)
+
+
+def test_adapters_and_norms_of_a_navit_leave_its_heads_alone(tmp_path, pixels):
+    options = {"norm_layer": "rmsnorm", "norm_method": "peri", "pool_type": "attn"}
+    options["heads"] = {"teacher_a": {"num_layers": 1, "num_heads": 2}}
+    build_navit(options).save_pretrained(tmp_path / "base")
+    adapted = add_adapter(open_base(tmp_path / "base"), settings(train_norms=True))
+    trainable = {name.split(".lora_")[0] for name, weight in adapted.named_parameters() if weight.requires_grad}
+    in_block = [re.sub(r".*blocks\.0\.|\.modules_to_save.*", "", name) for name in trainable if ".blocks.0." in name]
+    norms = ["norm_attn_post", "norm_attn_pre", "norm_mlp_post", "norm_mlp_pre"]
+    assert sorted(in_block) == ["attn.proj", "attn.qkv", "mlp.fc1", "mlp.fc2", *norms]
+    assert not [name for name in trainable if "adaptors" in name or "attn_pool" in name]
     expected = logits(trained(adapted), pixels)
     folder = save(adapted, tmp_path / "adapter")
     assert_equal_outputs(logits(open_adapter(open_base(tmp_path / "base", seed=5), folder).eval(), pixels), expected)
