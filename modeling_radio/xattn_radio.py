@@ -160,15 +160,19 @@ def crop_warp(answer: Resolution, grid: Resolution, shift: Tensor) -> Tensor:
         `(batch, 3, 3)` as `CrossAttentionHead.forward` takes them, float32. A crop of one row or column of patches has
         no coordinates along it: all cells lie on it.
     """
-    warps = torch.eye(3, dtype=torch.float64, device=shift.device).repeat(len(shift), 1, 1)
-    for axis, (cells, patches) in enumerate(zip(answer, grid, strict=True)):
-        place = 1 - axis  # x, of columns, comes first
-        per_unit = 2 / max(patches - 1, 1)
-        warps[:, place, place] = scale = per_unit * patches * (cells - 1) / (2 * cells)
+    scales, starts = [], []
+    for axis, (cells, count) in enumerate(zip(answer, grid, strict=True)):
+        # The count may be a symbol of an exported graph, which only tensors divide right there.
+        patches = torch.arange(1, count + 1, device=shift.device, dtype=torch.float64)[-1:]
+        per_unit = 2 / (patches - 1).clamp(min=1)
+        scale = per_unit * patches * (cells - 1) / (2 * cells)
         # The cell at -1, whose center is half a cell from the edge, in patches of which the first has its center at 0.
         first = (patches / cells - 1) / 2 + shift[:, axis].double()
-        warps[:, place, 2] = per_unit * first - 1 + scale
-    return warps.float()
+        starts.append(per_unit * first - 1 + scale)
+        scales.append(scale.expand_as(first))
+    zero, (y_scale, x_scale), (y_start, x_start) = torch.zeros_like(starts[0]), scales, starts
+    columns = [x_scale, zero, x_start, zero, y_scale, y_start, zero, zero, zero + 1]
+    return torch.stack(columns, dim=1).unflatten(1, (3, 3)).float()
 
 
 class WantedAnswer(NamedTuple):
@@ -279,7 +283,8 @@ class CrossAttentionHead(PreTrainedModel):
         target = self.target_grid((rows, cols)) if target_grid is None else Resolution(*target_grid)
         if homography is None:
             homography = torch.eye(3, device=features.device).expand(batch_size, 3, 3)
-            if not self.options.align_corners and target != (rows, cols):
+            # In this order: an exported graph must not depend on the grid of its example.
+            if not self.options.align_corners and (self.options.target_grid or target != (rows, cols)):
                 homography = crop_warp(target, Resolution(rows, cols), homography.new_zeros(batch_size, 2))
         places = self.places(homography, target)
         maps = features.transpose(1, 2).unflatten(2, (rows, cols))

@@ -39,6 +39,11 @@ ADAPTORS = [
     {"name": "siglip2-g", **HEAD, "feature_head": "attention"},
     {"name": "sam3", "token_index": 2, **HEAD, "upsample_factor": 2},
 ]
+HEADS = {
+    "own": {"num_layers": 1, "num_heads": 2},
+    "divided": {"num_layers": 1, "num_heads": 2, "target_grid": [2, 3], "align_corners": False},
+}
+OF_HEADS = [{"name": name, **HEAD} for name in HEADS]
 OUTPUTS = [*("summary", "features", "siglip2-g_summary", "siglip2-g_features"), *("sam3_summary", "sam3_features")]
 
 
@@ -94,7 +99,7 @@ def test_a_changed_graph_is_noticed(tmp_path):
         (build_eradio, ["--window-size", "2"], 64),
         (build_radio1d, [], 16),
         (lambda: build_navit(max_img_size=64), ["--window-size", "2"], 8),
-        (lambda: build_navit({"pool_type": "attn_qknorm"}, max_img_size=64), [], 4),
+        (lambda: build_navit({"pool_type": "attn_qknorm", "heads": HEADS}, max_img_size=64, adaptors=OF_HEADS), [], 4),
         (lambda: build_wrapped("ConvNeXt"), [], 32),
         (lambda: build_wrapped("ResNet"), [], 32),
     ],
