@@ -68,7 +68,7 @@ COMMAND = Command(
     __doc__,
     FeatureVideoSettings,
     positionals=("checkpoint", "clip", "output"),
-    examples=("radio feature-video runs/demo/final clip.mp4 features.mp4",),
+    examples=("radio feature-video builtin:lite clip.mp4 features.mp4",),
 )
 
 

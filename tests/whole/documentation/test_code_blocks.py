@@ -30,6 +30,7 @@ PAGES = (
             "batches",
             "python",
             "use",
+            "own_loop",
             "faster",
             "onnx",
             "convert",
