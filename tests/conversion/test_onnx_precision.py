@@ -73,3 +73,34 @@ def test_many_weights_go_to_a_file_beside(precision, source, tmp_path, monkeypat
     inputs = np.ones((1, 3, 64), np.float32)
     expected = run(source, inputs)[0]
     assert np.abs(run(tmp_path / "out" / "model.onnx", inputs)[0] - expected).max() < 0.02 * np.abs(expected).max()
+
+
+def test_convolutions_and_layers_that_share_weights_are_8_bits_in_the_file(tmp_path):
+    random = np.random.default_rng(0)
+    weights = {
+        "wide": random.normal(size=(16, 8, 3, 3)) * np.geomspace(0.01, 1, 16)[:, None, None, None],
+        "depthwise": random.normal(size=(16, 1, 3, 3)),  # nine terms in a sum
+        "shared": random.normal(size=(6, 6)),
+    }
+    weights["wide"][0] = 0  # a channel without a scale
+    node = onnx.helper.make_node
+    nodes = [
+        node("Conv", ["x", "wide"], ["a"], pads=[1, 1, 1, 1]),
+        node("Conv", ["a", "depthwise"], ["b"], pads=[1, 1, 1, 1], group=16),
+        node("Transpose", ["shared"], ["turned"], perm=[1, 0]),  # as the exporter leaves what two layers share
+        node("MatMul", ["b", "turned"], ["c"]),
+        node("MatMul", ["c", "turned"], ["y"]),
+    ]
+    value = lambda name, shape: onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)  # noqa: E731
+    tensors = [onnx.numpy_helper.from_array(array.astype(np.float32), name) for name, array in weights.items()]
+    graph = onnx.helper.make_graph(nodes, "g", [value("x", [1, 8, 6, 6])], [value("y", [1, 16, 6, 6])], tensors)
+    path = tmp_path / "in.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10), path)
+    convert_precision(path, tmp_path / "out.onnx", "int8")
+    found = onnx.load(tmp_path / "out.onnx").graph
+    types = {tuple(each.dims): each.data_type for each in found.initializer if len(each.dims) > 1 and each.dims[1] != 1}
+    assert types == {(16, 8, 3, 3): onnx.TensorProto.INT8, (6, 6): onnx.TensorProto.INT8}
+    assert [node.op_type for node in found.node].count("MatMulInteger") == 2
+    inputs = random.normal(size=(1, 8, 6, 6)).astype(np.float32)
+    expected, output = (run(each, inputs)[0] for each in (path, tmp_path / "out.onnx"))
+    assert 0 < np.abs(output - expected).max() < 0.05 * np.abs(expected).max()
