@@ -15,7 +15,14 @@ from modeling_radio import RadioImageProcessor, RadioModel
 from modeling_radio.conversion.graphs.files import open_graph
 from modeling_radio.conversion.graphs.parity import compare_graph, require_difference
 from modeling_radio.conversion.onnx_precision import convert_precision
-from modeling_radio.conversion.web.plan import LOGITS, PagePlan, keep_offered_positions, write_graphs
+from modeling_radio.conversion.web.plan import (
+    LOGITS,
+    PATCH_LOGITS,
+    PagePlan,
+    find_pool,
+    keep_offered_positions,
+    write_graphs,
+)
 from modeling_radio.conversion.web.precision import (
     PRECISIONS,
     Candidate,
@@ -138,7 +145,7 @@ def build_site(
         "spaces": [asdict(space) for space in plan.spaces],
         "models": models,
         "texts": words,
-        "names": None if plan.classifier is None else {"output": LOGITS, "labels": _labels(model)},
+        "names": None if plan.classifier is None else _describe_names(model),
         "runtime": copy_runtime(dict(runtime), site),
         "samples": copy_samples(samples, site),
     }
@@ -155,9 +162,10 @@ def _describe_window(model: RadioModel, plan: PagePlan) -> dict[str, Any]:
     return {"size": plan.window, "step": plan.window_step, "windowed_blocks": windowed, "blocks": blocks}
 
 
-def _labels(model: RadioModel) -> list[str]:
+def _describe_names(model: RadioModel) -> dict[str, Any]:
     labels = model.config.id2label or {}
-    return [labels[number] for number in range(len(labels))]
+    patches = None if find_pool(model) is None else PATCH_LOGITS
+    return {"output": LOGITS, "patches": patches, "labels": [labels[number] for number in range(len(labels))]}
 
 
 def _pixels(model: RadioModel, path: Path, size: int, step: int) -> Tensor:

@@ -19,6 +19,7 @@ from modeling_radio.conversion.web.texts import Texts
 from modeling_radio.layers_radio import PositionCache, RadioPatchGenerator
 from modeling_radio.modeling_radio import RadioModelOutput
 from modeling_radio.radseg_radio import SCALING, aggregate, choose_scra, encode_recursively
+from modeling_radio.wrapped_radio import SummaryPool, WrappedTrunk
 from modeling_radio.zero_shot_radio import DenseSource, align_patches
 
 
@@ -26,6 +27,8 @@ TEXT_PATCHES = "text_patches"
 """Output with patches in the space of the texts, after RADSeg's steps within the network."""
 LOGITS = "logits"
 """Output with the logits of the classes, `(batch, num_labels)`."""
+PATCH_LOGITS = "patch_logits"
+"""Output with the logits of each patch as if the image had no other, `(batch, num_patches, num_labels)`."""
 DEFAULT_WINDOW = 4
 """Window in patches. Our choice: windows of 8, as released models have, do not divide most small images."""
 DEFAULT_LARGEST = 512
@@ -94,11 +97,19 @@ def keep_offered_positions(model: RadioModel, sides: Sequence[int]) -> None:
             network.patch_generator = OfferedPatchGenerator(generator, sides)
 
 
+def find_pool(model: RadioModel) -> SummaryPool | None:
+    """Return the layer that makes the summary of the features alone; `None` for networks with a class token."""
+    network = model.radio_model
+    is_pooled = isinstance(network.model, WrappedTrunk) and network.feature_normalizer is None
+    return network.model.pool if is_pooled else None  # pyrefly: ignore[missing-attribute]
+
+
 class WebRadio(FlatRadio):
     """A model's dense features, the logits of a classifier, and the patches that words are compared with.
 
-    The last are as in `segment` with SCGA and, where the network can have it, SCRA: in one pass, without sliding
-    windows.
+    Where the summary is made of the features alone, the classifier also reads each patch as if the image had no other.
+    The patches for words are as in `segment` with SCGA and, where the network can have it, SCRA: in one pass, without
+    sliding windows.
 
     Args:
         model: The model.
@@ -124,6 +135,8 @@ class WebRadio(FlatRadio):
         self.names = [name for name in self.names if name.endswith("features")]
         if classifier is not None:
             self.names.append(LOGITS)
+            if find_pool(model) is not None:
+                self.names.append(PATCH_LOGITS)
         if text_space is not None:
             self.names.append(TEXT_PATCHES)
             self.scra = choose_scra(model.radio_model, "auto")
@@ -142,11 +155,19 @@ class WebRadio(FlatRadio):
     def read(self, output: RadioModelOutput) -> dict[str, Tensor]:
         tensors = super().read(output)
         if self.classifier is not None:
-            pooled = [tensors["summary"]]
-            if self.model.config.classifier_pooling == "summary_and_features":
-                pooled.append(tensors["features"].mean(dim=-2))
-            tensors[LOGITS] = self.classifier(torch.cat(pooled, dim=-1))
+            tensors[LOGITS] = self._classify(tensors["summary"], tensors["features"])
+            pool = find_pool(self.model)
+            if pool is not None:
+                patches = tensors["features"].flatten(0, 1)[:, None]
+                summaries = pool(patches)[:, self.model.config.summary_idxs].flatten(1)
+                logits = self._classify(summaries, patches)
+                tensors[PATCH_LOGITS] = logits.unflatten(0, tensors["features"].shape[:2])
         return tensors
+
+    def _classify(self, summary: Tensor, features: Tensor) -> Tensor:
+        assert self.classifier is not None
+        is_both = self.model.config.classifier_pooling == "summary_and_features"
+        return self.classifier(torch.cat([summary, features.mean(dim=-2)], dim=-1) if is_both else summary)
 
 
 @dataclass(frozen=True)

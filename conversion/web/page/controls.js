@@ -56,18 +56,39 @@ export function showTime({ height, width, rows, cols, milliseconds, comparison }
   element("time").replaceChildren(...lines);
 }
 
-/** Show the most probable names of the whole picture. */
-export function showNames(names) {
+/** Show the most probable names of the whole picture; where `onChoice` is given, each is a button that tells it its name. */
+export function showNames(names, onChoice) {
   const items = names.map(({ name, share }) => {
     const bar = make("i");
     bar.style.width = `${100 * share}%`;
-    return make("li", {}, make("span", {}, name), make("b", {}, percent(share)), bar);
+    const line = [make("span", {}, name), make("b", {}, percent(share)), bar];
+    if (!onChoice) return make("li", {}, ...line);
+    const button = make("button", { type: "button", dataset: { name } }, ...line);
+    button.addEventListener("click", () => onChoice(name));
+    return make("li", {}, button);
   });
   element("names").replaceChildren(...items);
 }
 
-/** Show for every space what share of the picture is alike to the cursor's patch. */
-export function showPoint(maps, titles) {
+/** Say where the chosen name is seen, the engine's answer; nothing if it is null. Returns the sentence. */
+export function showNamed(named) {
+  for (const button of element("names").querySelectorAll("button")) {
+    button.setAttribute("aria-pressed", String(button.dataset.name === named?.name));
+  }
+  const place = named && `row ${Math.floor(named.best / named.cols) + 1}, column ${(named.best % named.cols) + 1}`;
+  const text = named ? `The picture is light where the model sees "${named.name}", most of all in ${place}. For that patch alone its probability is ${percent(named.share)}.` : "";
+  element("named").textContent = text;
+  element("unname").hidden = !named;
+  return text;
+}
+
+/** Offer all names in the field for another one. */
+export function offerNames(labels) {
+  element("all-names").append(...labels.map((value) => make("option", { value })));
+}
+
+/** Show for every space what share of the picture is alike to the cursor's patch, and the patch's own names. */
+export function showPoint(maps, titles, names) {
   if (!maps) {
     element("point").replaceChildren("Click a point of the picture or of any map, or move the cursor with the arrow keys.");
     return;
@@ -77,8 +98,12 @@ export function showPoint(maps, titles) {
   element("point").replaceChildren(
     `Row ${row + 1}, column ${col + 1}. So much of the picture is like this patch, by cosines in the upper half of their range:`,
     make("ul", {}, ...items),
+    ...(names ? [`Names of this patch alone: ${listNames(names)}.`] : []),
   );
 }
+
+/** Names with their probabilities, as a sentence has them. */
+export const listNames = (names) => names.map(({ name, share }) => `${name} ${percent(share)}`).join(", ");
 
 /** Share of patches in the upper half of a map's range of cosines. */
 export function shareAlike(cosines) {

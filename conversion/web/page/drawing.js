@@ -85,6 +85,26 @@ export function paintMasks(canvas, maps, rows, cols, threshold, opacity = 0.62) 
   return counts.map((count) => count / (height * width));
 }
 
+const SHADE = 0.2; // of the picture's light that is left where a map is at its mean or below
+
+/** Leave a canvas light where a map is highest, and shade the rest. */
+export function paintLight(canvas, map, rows, cols) {
+  const { width, height } = canvas;
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  const image = context.getImageData(0, 0, width, height);
+  const mean = map.reduce((sum, value) => sum + value, 0) / map.length;
+  const highest = map.reduce((most, value) => Math.max(most, value), -Infinity);
+  for (let y = 0; y < height; y++) {
+    for (let x = 0; x < width; x++) {
+      const value = between(map, rows, cols, ((y + 0.5) * rows) / height - 0.5, ((x + 0.5) * cols) / width - 0.5);
+      const light = SHADE + (1 - SHADE) * Math.max((value - mean) / (highest - mean || 1), 0);
+      const i = 4 * (y * width + x);
+      for (let c = 0; c < 3; c++) image.data[i + c] *= light;
+    }
+  }
+  context.putImageData(image, 0, 0);
+}
+
 /** Frame the patch under the cursor: dark outside, light inside, so that it is seen on anything. */
 export function paintCursor(canvas, row, col, rows, cols) {
   const context = canvas.getContext("2d");

@@ -5,11 +5,11 @@ import { download } from "./download.js";
 import { outputSize, resize, toPixelValues, withoutAlpha } from "./preprocessing.js";
 import { chooseBackend, loadRuntime, openGraph } from "./runtime.js";
 import { agreement, cosinesWith, unitRows } from "./similarity.js";
-import { REFERENCES, bestNames, classVectors, findUnlikely, relevancies, tokenize } from "./words.js";
+import { REFERENCES, bestNames, classVectors, findUnlikely, nameMap, relevancies, tokenize } from "./words.js";
 
 let site, base, engine; // engine: {ort, backend, base, threads, model, weights, sessions}
 let texts = null; // {session, tokenizer}
-let seen = null; // {rows, cols, spaces: Map of name to {features, units, count, width, rows, cols}}
+let seen = null; // {rows, cols, spaces: Map of name to {features, units, count, width, rows, cols}, texts, logits of the patches}
 
 function report(stage, done, total) {
   self.postMessage({ event: "progress", stage, done, total });
@@ -53,10 +53,11 @@ const commands = {
       const alike = agreement(data, otherData, dims[1], dims[2]);
       comparison = { milliseconds: other.milliseconds, agreement: alike };
     }
-    seen = { rows, cols, spaces: new Map(), texts: null };
+    seen = { rows, cols, spaces: new Map(), texts: null, logits: null };
     const spaces = site.spaces.map((space) => keep(space, passed.outputs[space.output]));
     if (site.texts) seen.texts = read(passed.outputs[site.texts.output], site.texts.upsample);
     const names = site.names && bestNames(passed.outputs[site.names.output].data, site.names.labels);
+    if (site.names?.patches) seen.logits = passed.outputs[site.names.patches].data;
     return { ...target, rows, cols, milliseconds: passed.milliseconds, comparison, spaces, names };
   },
 
@@ -69,6 +70,20 @@ const commands = {
       const cosines = cosinesWith(units, count, width, units.subarray(start, start + width));
       return { name, rows, cols, row, col, cosines };
     });
+  },
+
+  /** The best names of the patch at a place, as if the picture had no other. */
+  async patch({ row, col }) {
+    const { labels } = site.names;
+    const start = (row * seen.cols + col) * labels.length;
+    return bestNames(seen.logits.subarray(start, start + labels.length), labels, 3);
+  },
+
+  /** Where a name is seen: its logit at every patch, as if the picture had no other. */
+  async name({ name }) {
+    const { labels } = site.names;
+    const { rows, cols, logits } = seen;
+    return { name, rows, cols, ...nameMap(logits, rows * cols, labels.length, labels.indexOf(name)) };
   },
 
   /** How sure every patch is of each word, and of which words none is. */

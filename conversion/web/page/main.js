@@ -1,9 +1,9 @@
 // What the page shows, and when it asks the engine.
 
 import { Engine } from "./client.js";
-import { announce, element, make, markSample, offerSamples, offerSizes, percent } from "./controls.js";
-import { shareAlike, showLegend, showNames, showPoint, showProgress, showTime } from "./controls.js";
-import { fit, paintColors, paintCosines, paintCursor, paintMasks } from "./drawing.js";
+import { announce, element, listNames, make, markSample, offerNames, offerSamples, offerSizes, percent } from "./controls.js";
+import { shareAlike, showLegend, showNamed, showNames, showPoint, showProgress, showTime } from "./controls.js";
+import { fit, paintColors, paintCosines, paintCursor, paintLight, paintMasks } from "./drawing.js";
 import { readPicture } from "./picture.js";
 import { followCursor, takePictures } from "./stage.js";
 
@@ -22,6 +22,8 @@ const state = {
   view: "colors",
   cursor: null, // {row, col} of the backbone's patches
   maps: null, // cosines by space, as of the cursor
+  patchNames: null, // as of the cursor
+  named: null, // the engine's answer about the name that is shown on the picture
   words: [],
   masks: null,
   working: 0, // questions that are not answered yet
@@ -58,7 +60,7 @@ async function busily(work) {
 
 function draw() {
   const stage = element("picture");
-  const { seen, cursor, maps, masks, picture } = state;
+  const { seen, cursor, maps, masks, named, picture } = state;
   fit(stage, picture, STAGE_PIXELS);
   stage.getContext("2d", { willReadFrequently: true }).drawImage(picture.canvas, 0, 0, stage.width, stage.height);
   if (masks) {
@@ -68,11 +70,14 @@ function draw() {
     const maps = masks.maps.map((map, i) => (isOut[i] ? new Float32Array(map.length) : map));
     showLegend(state.words, paintMasks(stage, maps, masks.rows, masks.cols, threshold), isOut);
   }
+  if (named) paintLight(stage, named.map, named.rows, named.cols);
+  const sentence = showNamed(named);
   if (cursor) paintCursor(stage, cursor.row, cursor.col, seen.rows, seen.cols);
   element("found").hidden = !masks;
   element("clear").hidden = !cursor;
-  showPoint(maps, state.titles);
+  showPoint(maps, state.titles, state.patchNames);
   drawMaps();
+  return sentence;
 }
 
 function drawMaps() {
@@ -107,30 +112,45 @@ async function see() {
   state.seen = await engine.ask("see", { rgba, height, width, size: state.size, windows: state.windows });
   const { cursor, seen } = state;
   showTime(seen);
-  if (seen.names) showNames(seen.names);
+  if (seen.names) showNames(seen.names, state.site.names.patches && toggleName);
+  if (state.named) state.named = await engine.ask("name", { name: state.named.name });
   if (cursor) {
     state.cursor = { row: Math.min(cursor.row, seen.rows - 1), col: Math.min(cursor.col, seen.cols - 1) };
     await compare();
   }
   if (state.words.length) state.masks = await engine.ask("words", { words: state.words });
   draw();
-  const named = seen.names ? ` Names: ${seen.names.map(({ name, share }) => `${name} ${percent(share)}`).join(", ")}.` : "";
+  const named = seen.names ? ` Names: ${listNames(seen.names)}.` : "";
   announce(`The model has seen the picture: ${seen.cols} by ${seen.rows} patches in ${Math.round(seen.milliseconds)} milliseconds.${named}`);
 }
 
 async function compare() {
   const { cursor, seen } = state;
   state.maps = await engine.ask("alike", { x: (cursor.col + 0.5) / seen.cols, y: (cursor.row + 0.5) / seen.rows });
+  if (state.site.names?.patches) state.patchNames = await engine.ask("patch", cursor);
+}
+
+const toggleName = (name) => busily(() => showName(name === state.named?.name ? null : name));
+
+/** Show where a name is seen; null takes it away. */
+async function showName(name) {
+  const { labels } = state.site.names;
+  if (name !== null && !labels.includes(name)) throw new Error(`"${name}" is not one of the ${labels.length} names of the list.`);
+  state.named = name === null ? null : await engine.ask("name", { name });
+  Object.assign(state, { words: [], masks: null });
+  announce(draw() || "No name.");
+  element("frame").scrollIntoView({ block: "nearest" }); // on a phone the picture is far above
 }
 
 async function moveCursor(cursor) {
   const wasShown = state.cursor !== null;
-  Object.assign(state, { cursor, maps: null });
+  Object.assign(state, { cursor, maps: null, patchNames: null });
   if (cursor) {
     await compare();
     if (!wasShown) state.view = "alike";
     const shares = state.maps.map(({ name, cosines }) => `${state.titles[name]} ${percent(shareAlike(cosines))}`);
-    announce(`Row ${cursor.row + 1}, column ${cursor.col + 1}. Alike: ${shares.join(", ")}.`);
+    const names = state.patchNames ? ` Names of this patch alone: ${listNames(state.patchNames)}.` : "";
+    announce(`Row ${cursor.row + 1}, column ${cursor.col + 1}. Alike: ${shares.join(", ")}.${names}`);
   } else {
     state.view = "colors";
     announce("No cursor.");
@@ -142,6 +162,7 @@ async function findWords() {
   const words = element("words").value.split(",").map((word) => word.trim()).filter(Boolean);
   state.words = [...new Set(words)];
   state.masks = state.words.length ? await engine.ask("words", { words: state.words }) : null;
+  if (state.masks) state.named = null;
   element("words-note").textContent = "";
   draw();
   element("frame").scrollIntoView({ block: "nearest" }); // on a phone the masks are far above
@@ -150,7 +171,7 @@ async function findWords() {
 
 async function show(blob, title, sample = null) {
   const picture = await readPicture(blob);
-  Object.assign(state, { picture, cursor: null, maps: null, masks: null, view: "colors" });
+  Object.assign(state, { picture, cursor: null, maps: null, masks: null, named: null, view: "colors" });
   markSample(state.site, sample);
   element("picture").setAttribute("aria-label", title);
   await see();
@@ -167,9 +188,14 @@ function describe({ site, backend, threads, precision, bytes }) {
   element("backend").textContent = `${runs} · ${precision} · ${(bytes / 1e6).toFixed(1)} MB`;
   element("backend").hidden = false;
   element("model-name").textContent = site.title;
-  element("words-card").hidden = !site.texts;
+  for (const id of ["words-form", "no-words"]) element(id).hidden = Boolean(site.texts) === (id === "no-words");
+  if (site.texts) element("words-note").textContent = `The first search loads ${(site.texts.bytes / 1e6).toFixed(1)} MB more.`;
   element("names-card").hidden = !site.names;
-  if (site.names) element("names-help").textContent = `Of ${site.names.labels.length} classes. One of them always comes first, also where none fits.`;
+  element("name-form").hidden = !site.names?.patches;
+  if (site.names) {
+    element("names-help").textContent = `Of ${site.names.labels.length} classes. One of them always comes first, also where none fits.${site.names.patches ? " Choose one to see where." : ""}`;
+    offerNames(site.names.labels);
+  }
   const [model, runtime] = [bytes, site.runtime[backend].bytes].map((each) => (each / 1e6).toFixed(1));
   element("loaded").textContent = `Loaded: the model, ${model} MB, and the runtime, ${runtime} MB. `;
   element("windows-row").hidden = !site.window;
@@ -205,6 +231,8 @@ function listen() {
   element("clear").addEventListener("click", () => busily(() => moveCursor(null)));
   element("views").addEventListener("change", ({ target }) => ((state.view = target.value), drawMaps()));
   element("words-form").addEventListener("submit", (event) => (event.preventDefault(), busily(findWords)));
+  element("name-form").addEventListener("submit", (event) => (event.preventDefault(), busily(() => showName(element("name").value.trim() || null))));
+  element("unname").addEventListener("click", () => ((element("name").value = ""), busily(() => showName(null))));
   element("threshold").addEventListener("input", draw);
   element("denoising").addEventListener("change", draw);
   element("forget").addEventListener("click", () => ((element("words").value = ""), busily(findWords)));

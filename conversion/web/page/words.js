@@ -66,12 +66,25 @@ export function relevancies(units, count, width, words, references, scale) {
   });
 }
 
-const NUM_NAMES = 5; // that are shown
-
 /** The names of the classes with the highest logits, and the probability of each among all classes. */
-export function bestNames(logits, labels) {
-  const highest = logits.reduce((most, value) => Math.max(most, value), -Infinity);
-  const sum = logits.reduce((total, value) => total + Math.exp(value - highest), 0);
+export function bestNames(logits, labels, wanted = 5) {
   const order = labels.map((_, i) => i).sort((a, b) => logits[b] - logits[a]);
-  return order.slice(0, NUM_NAMES).map((i) => ({ name: labels[i], share: Math.exp(logits[i] - highest) / sum }));
+  return order.slice(0, wanted).map((i) => ({ name: labels[i], share: probability(logits, i) }));
+}
+
+/** Probability of one class among all. */
+function probability(logits, index) {
+  const highest = logits.reduce((most, value) => Math.max(most, value), -Infinity);
+  return Math.exp(logits[index] - highest) / logits.reduce((total, value) => total + Math.exp(value - highest), 0);
+}
+
+/**
+ * Logits of one class at all patches, as a class activation map has them (https://arxiv.org/abs/1512.04150).
+ *
+ * `share` is the probability among all classes at `best`, the patch of the highest logit.
+ */
+export function nameMap(logits, count, numClasses, index) {
+  const map = Float32Array.from({ length: count }, (_, i) => logits[i * numClasses + index]);
+  const best = map.indexOf(map.reduce((most, value) => Math.max(most, value), -Infinity));
+  return { map, best, share: probability(logits.subarray(best * numClasses, (best + 1) * numClasses), index) };
 }

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from tiny_networks import NETWORKS
 from tiny_sentences import build_sentence_tower
 from tiny_site import build_radio, build_tokenizer
 from tiny_texts import build_dual_encoder
@@ -13,6 +14,7 @@ from modeling_radio import RadioConfig, RadioForImageClassification, RadioForZer
 from modeling_radio.conversion.graphs.files import open_graph
 from modeling_radio.conversion.web.plan import (
     LOGITS,
+    PATCH_LOGITS,
     TEXT_PATCHES,
     WebRadio,
     find_spaces,
@@ -44,6 +46,20 @@ def test_logits_are_the_classifiers(pooling):
     images = torch.rand(1, 3, 64, 96)
     with torch.no_grad():
         torch.testing.assert_close(wrapped(images)[1], tuned(images).logits)
+
+
+@pytest.mark.parametrize("pooling", ["summary", "summary_and_features"])
+def test_a_patch_is_named_as_an_image_of_it_alone(pooling):
+    fields = {**NETWORKS["class"].fields, "classifier_pooling": pooling, "num_cls_tokens": 2, "summary_idxs": [1]}
+    tuned = RadioForImageClassification(RadioConfig(**fields, num_labels=5)).eval()
+    wrapped = WebRadio(tuned.base_model, [], None, classifier=tuned.classifier)
+    assert wrapped.names == ["features", LOGITS, PATCH_LOGITS]
+    with torch.no_grad():
+        _, logits, patches = wrapped(torch.rand(1, 3, 64, 96))
+        _, even, even_patches = wrapped(torch.full((1, 3, 64, 64), 0.3))  # all patches are one
+    assert patches.shape == (1, (64 // 8) * (96 // 8), 5)
+    assert not torch.allclose(patches, logits[:, None].expand_as(patches), atol=1e-3)
+    torch.testing.assert_close(even_patches, even[:, None].expand_as(even_patches))
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from node import PAGE
 SCRIPTS = sorted(PAGE.glob("*.js"))
 FILES = sorted(path for path in PAGE.iterdir() if path.is_file())
 SOURCES = {
-    *("https://arxiv.org/abs/2303.09553", "https://arxiv.org/abs/2511.19704"),
+    *("https://arxiv.org/abs/2303.09553", "https://arxiv.org/abs/2511.19704", "https://arxiv.org/abs/1512.04150"),
     *("https://bids.github.io/colormap/", "https://jfly.uni-koeln.de/color/"),
 }
 """Addresses of methods in comments; nothing is loaded from them."""

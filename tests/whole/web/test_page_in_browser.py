@@ -16,7 +16,14 @@ from transformers import AutoTokenizer
 
 from modeling_radio import RadioForZeroShotImageClassification, RadioImageProcessor, RadioModel
 from modeling_radio.conversion.to_web import main
-from modeling_radio.conversion.web.site import find_runtime
+from modeling_radio.conversion.web.site import (
+    SampleImage,
+    copy_page,
+    copy_runtime,
+    copy_samples,
+    find_runtime,
+    write_description,
+)
 from modeling_radio.core.packages import PackageUnavailableError
 from modeling_radio.radseg_radio import LEFT_OUT
 
@@ -273,6 +280,94 @@ def test_screens(browser, address, tmp_path, name, width, height, dark):
         assert asked != shot
         assert watch.errors == []
         assert watch.outside(address) == []
+
+
+def save_named(folder, runtime):
+    """Write a page of three classes, the colors; its model has the mean color of each patch as logits and features."""
+    onnx = pytest.importorskip("onnx")
+    node = onnx.helper.make_node
+    nodes = [
+        node("AveragePool", ["pixel_values"], ["means"], kernel_shape=[16, 16], strides=[16, 16]),
+        node("Reshape", ["means", "flat"], ["rows"]),
+        node("Transpose", ["rows"], ["features"], perm=[0, 2, 1]),
+        node("Mul", ["features", "scale"], ["patch_logits"]),
+        node("ReduceMean", ["patch_logits", "axis"], ["logits"], keepdims=0),
+    ]
+    value = lambda name, shape: onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)  # noqa: E731
+    constants = {"flat": np.array([0, 3, -1]), "scale": np.float32([4]), "axis": np.array([1])}
+    tensors = [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()]
+    outputs = [value("features", [1, None, 3]), value("patch_logits", [1, None, 3]), value("logits", [1, 3])]
+    graph = onnx.helper.make_graph(nodes, "g", [value("pixel_values", [1, 3, None, None])], outputs, tensors)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    (folder / "model").mkdir(parents=True)
+    onnx.save(model, folder / "model" / "global.onnx")
+    (folder / "model" / "model.weights").write_bytes(bytes(64))
+    pixels = [[[255, 0, 0]] * 32 + [[0, 0, 255]] * 64] * 64
+    Image.fromarray(np.array(pixels, dtype=np.uint8)).save(folder / "a.png")
+    wasm = {
+        "precision": "fp32",
+        "weights": "model/model.weights",
+        "graphs": {"global": "model/global.onnx"},
+        "bytes": 64,
+    }
+    facts = {
+        "title": "Colors",
+        "patch_size": 16,
+        "step": 16,
+        "window": None,
+        "sizes": [96],
+        "default_size": 96,
+        "spaces": [{"name": "backbone", "title": "Backbone", "output": "features", "width": 3, "scale": 1}],
+        "models": {"wasm": wasm},
+        "texts": None,
+        "names": {"output": "logits", "patches": "patch_logits", "labels": ["red", "green", "blue"]},
+        "runtime": copy_runtime(runtime, folder),
+        "samples": copy_samples([SampleImage(folder / "a.png", "Red and blue")], folder),
+    }
+    copy_page(folder)
+    write_description(facts, folder)
+    return folder
+
+
+def test_names_are_shown_where_they_are_seen_by_keys_alone(browser, site, tmp_path):
+    """A third of the picture is red, the rest blue; nothing is fetched for words."""
+    folder = save_named(tmp_path / "named", find_runtime(site, backends=["wasm"], with_tokenizers=False))
+    light = "() => { const c = document.getElementById('picture'); const d = c.getContext('2d'); "
+    light += "return [0.1, 0.9].map((x) => Math.max(...d.getImageData(x * c.width, 9, 1, 1).data.slice(0, 3))); }"
+    with serve(folder) as url, watched(browser, width=360, height=740) as watch:
+        watch.page.goto(f"{url}/")
+        watch.wait('html[data-state="ready"]:not([data-busy])')
+        assert [item.split()[0] for item in watch.page.locator("#names li").all_inner_texts()] == [
+            "blue",
+            "red",
+            "green",
+        ]
+        assert watch.page.evaluate(light) == [255, 255]
+        watch.page.locator("#names button").first.press("Enter")
+        settle(watch)
+        assert text(watch, "#announce") == text(watch, "#named")
+        assert re.search(r'"blue", most of all in row 1, column 3\..* 96 %', text(watch, "#named"))
+        dark, bright = watch.page.evaluate(light)
+        assert dark < 60 < 250 < bright
+        watch.page.locator("#picture").press("ArrowLeft")
+        settle(watch)
+        assert "this patch alone: blue 96 %" in text(watch, "#point")
+        watch.page.locator("#name").fill("red")
+        watch.page.locator("#name").press("Enter")
+        settle(watch)
+        assert watch.page.locator('#names button[aria-pressed="true"]').all_inner_texts()[0].startswith("red")
+        watch.page.locator("#name").fill("violet")
+        watch.page.locator("#name").press("Enter")
+        settle(watch)
+        assert "violet" in text(watch, "#notice")
+        watch.page.locator("#unname").press("Enter")
+        settle(watch)
+        assert watch.page.evaluate(light) == [255, 255]
+        assert not watch.page.locator("#words-form").is_visible()
+        assert "46 MB" in text(watch, "#no-words")
+        assert watch.page.evaluate("document.documentElement.scrollWidth") <= 360
+        assert watch.errors == []
+        assert watch.outside(f"{url}/") == []
 
 
 def test_a_page_opened_as_a_file_says_how_to_serve_it(browser, site):

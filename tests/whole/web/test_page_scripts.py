@@ -89,6 +89,14 @@ def test_the_best_names_have_their_share_of_all():
     assert [each["share"] for each in found] == pytest.approx(best.values.tolist())
 
 
+def test_the_map_of_a_name_is_its_logits_and_the_probability_where_they_are_highest():
+    logits = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    found = run_module("words.js", "page.nameMap(Float32Array.from(given), 6, 4, 2)", logits.flatten().tolist())
+    best = int(logits[:, 2].argmax())
+    assert (found["map"], found["best"]) == (pytest.approx(logits[:, 2].tolist()), best)
+    assert found["share"] == pytest.approx(logits[best].softmax(dim=0)[2].item())
+
+
 def test_texts_that_are_too_long_keep_their_end_as_the_tokenizer_does():
     tokenizer = build_tokenizer()
     texts = ["a photo of the sky .", "otter"]
