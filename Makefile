@@ -94,8 +94,7 @@ package: $(VENV)/installed-dev  ## wheel and sdist in dist/, built twice, compar
 
 # The page of the site that runs a model in the browser; the runtime comes from npm, by its SHA-256.
 build/try/site.json: modeling_radio/builtin/lite/model.safetensors conversion/onnx_precision.py \
-		$(wildcard conversion/web/*.py conversion/web/page/*) \
-		| $(VENV)/installed-dev
+		$(wildcard conversion/web/*.py conversion/web/page/*) | $(VENV)/installed-dev
 	$(BIN)/radio export --to web builtin:lite build/try --precision int8 --sizes 192,256,384 --no-webgpu --overwrite \
 		--heading "builtin:lite, the model in the package: 4.7 million weights, Apache-2.0"
 
