@@ -64,7 +64,13 @@ def export_checkpoint(settings: ExportCheckpointSettings) -> Path:
     if damage := find_damage(folder):
         raise CheckpointError(f"{damage}. Export another one.")
     recipe = RecipeOptions(trust_remote_code=settings.trust_remote_code).read_recipe(str(run / RECIPE_FILE))
-    widths = {name: TeacherWidths(*each) for name, each in read_state(folder)["widths"].items()}
+    state = read_state(folder)
+    if "widths" not in state:
+        raise CheckpointError(
+            f"`checkpoint` must be of this version of the package, got {folder} without `widths` in its state.json: go "
+            "on with the run, and export its next one."
+        )
+    widths = {name: TeacherWidths(*each) for name, each in state["widths"].items()}
     student = build_student(recipe, widths)
     regularize(student, recipe)
     network = MovingAverage(student, recipe.ema.decay) if recipe.ema.is_exported else student

@@ -6,13 +6,16 @@ import pytest
 import tiny_distillation as tiny
 from safetensors.torch import load_file
 
+from modeling_radio.training.distillation import checkpoints
 from modeling_radio.training.export_checkpoint import main
 
 
 pytestmark = pytest.mark.usefixtures("one_thread", "tiny_world")
 
 
-def test_checkpoints_are_exported_as_the_run_exports_them(recipe_file: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_checkpoints_are_exported_as_the_run_exports_them(
+    recipe_file: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     tiny.distil(recipe_file, "run", *tiny.REGULARIZED)
     final, states = load_file("run/final/model.safetensors"), {}
     for step in (6, 8):
@@ -31,3 +34,7 @@ def test_checkpoints_are_exported_as_the_run_exports_them(recipe_file: str, caps
         assert main([folder, "other"]) == 1
         assert message in capsys.readouterr().err
         assert not Path("other").exists()
+    monkeypatch.setattr(checkpoints, "read_state", lambda _: {"step": 8})
+    assert main(["run/checkpoints/step_00000008", "other"]) == 1
+    assert "without `widths`" in capsys.readouterr().err
+    assert not Path("other").exists()
