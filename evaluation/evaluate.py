@@ -81,7 +81,11 @@ def run(settings: EvaluationSettings, model: "RadioFeatures | None" = None) -> "
         results.save(settings.output)
         written.append(settings.output)
         for kind, tasks, label in (("tokens", TOKEN_TASKS, TOKENS), ("widths", WIDTH_TASKS, CHANNELS)):
-            panels = values_by_tokens(results.measurements, tasks)
+            panels = {
+                f"{task}: {metric}": curves
+                for task in tasks
+                for metric, curves in values_by_tokens(results.measurements, [task]).items()
+            }
             if panels:
                 written.append(settings.output.with_suffix(f".{kind}.png"))
                 write_file(written[-1], figure_over_counts(panels, label).savefig)
