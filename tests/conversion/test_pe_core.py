@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor, AutoTokenizer, pipeline
@@ -15,6 +16,11 @@ from modeling_radio.conversion.convert import main
 from modeling_radio.conversion.from_nvidia import convert
 from modeling_radio.conversion.pe_core import find_pe_adaptor, open_pe_core
 from modeling_radio.conversion.text_tower import add_text_tower
+from modeling_radio.training.recipes.recipe import load_recipe
+from modeling_radio.training.recipes.sections import RunOptions
+from modeling_radio.training.student.build import build_student
+from modeling_radio.training.student.provenance import lineage_of
+from modeling_radio.training.teachers.registry import build_teacher
 
 
 @pytest.fixture
@@ -115,6 +121,27 @@ def test_an_adaptor_of_pe_core_is_needed(reference, state, write):
         find_pe_adaptor(model.config)
     with pytest.raises(ValueError, match="text_adaptor"):
         add_text_tower(model, write(state))
+
+
+@pytest.mark.usefixtures("_merges")
+def test_a_permissive_student_of_timms_network_gets_its_texts(state, write, tmp_path):
+    entry = {"name": "pe_core", "kind": "timm", "source": "vit_pe_core_tiny_patch16_384.fb", "role": "semantic"}
+    options = {"summary": "projected", "weights": "random"}
+    settings = {"base": "permissive", "teachers": [{**entry, "options": options}]}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    recipe = load_recipe(str(path), ["data.source=images", "student.preset=radio-test"])
+    native = RunOptions(run_mode="native")
+    teacher = build_teacher("pe_core", kind="timm", source=entry["source"], grid_stride=16, run=native, **options)
+    student = build_student(recipe, {"pe_core": teacher}).eval()
+    answer = teacher.extract_features(torch.rand(1, 3, 32, 48))
+    assert (answer.summary.shape, answer.features.shape) == ((1, 512), (1, 192, 2, 3))
+    text = write(state | {"text_projection": torch.randn(12, 512)})
+    model, tokenizer = add_text_tower(student, text)
+    found = model(**tokenizer(["a cat"], return_tensors="pt"), pixel_values=torch.rand(2, 3, 32, 48))
+    assert found.logits_per_image.shape == (2, 1)
+    (source,) = lineage_of(model.config, recipe).teachers
+    assert (source.license, source.role) == ("apache-2.0", "summary (512), features (192)")
 
 
 def test_texts_are_not_read_without_ftfy(monkeypatch):
