@@ -131,8 +131,8 @@ def test_a_primary_measure_of_a_summary_that_no_teacher_has(opened, distilled):
 
 @pytest.fixture
 def run_both(recipe_file, held_out, monkeypatch, request):
-    """Runs a study whose second arm has a name, in two processes: new ones in one test, quick ones in others."""
-    if request.node.name != "test_runs_side_by_side":
+    """Runs a study whose second arm has a name, in two processes: new ones in the tour, quick ones elsewhere."""
+    if request.node.get_closest_marker("tour") is None:
         forked = multiprocessing.get_context("fork")
         monkeypatch.setattr(multiprocessing, "get_context", lambda method: forked)
     monkeypatch.setattr(HeldOut, "load", lambda opened: held_out)
@@ -149,7 +149,8 @@ def run_both(recipe_file, held_out, monkeypatch, request):
     return start
 
 
-def test_runs_side_by_side(run_both):
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.tour)])
+def test_runs_side_by_side(run_both, start):
     names = {path.name for path in run_both("two").iterdir()}
     assert names == {f"{arm}-{seed}" for arm in ("one", "two") for seed in range(3)}
 
