@@ -15,9 +15,9 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import phases
 import pytest
 from killing import wait_for
+from phases import Command, forks
 from safetensors.torch import load_file
 from tiny_distillation import assert_same_tensors, environment
 
@@ -43,17 +43,17 @@ PHASES = {
     "exporting": ("schedule.num_steps=1", "schedule.warmup_steps=0"),
 }
 USUAL = {("caching", signal.SIGTERM), ("training", signal.SIGUSR1)}
-"""What every suite checks; the others only the tour, since each takes a process of its own."""
+"""What every suite checks; the others only the tour."""
 
 
-def start(words: Sequence[str], folder: Path, **variables: str) -> subprocess.Popen[bytes]:
+def start(words: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
     """Start Python in a session of its own, so that the processes that it starts can be found."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells let background processes ignore
     with (folder / SAID).open("wb") as said:
         return subprocess.Popen(
             [sys.executable, *words],
             cwd=folder,
-            env={**environment(), **variables},
+            env=environment(),
             stdout=said,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -74,7 +74,7 @@ def living(session: int) -> list[str]:
     return found
 
 
-def end(process: subprocess.Popen[bytes], number: int) -> int:
+def end(process: subprocess.Popen[bytes] | Command, number: int) -> int:
     """Send a signal to a process alone; return its status as shells count it."""
     process.send_signal(number)
     sent = time.monotonic()
@@ -85,10 +85,17 @@ def end(process: subprocess.Popen[bytes], number: int) -> int:
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode is not None
     status = process.returncode if process.returncode >= 0 else 128 - process.returncode
     workers = time.monotonic() - sent
     logger.warning("%s: status %d, %.1f s, workers %.1f s", signal.Signals(number).name, status, ended, workers)
     return status
+
+
+@pytest.fixture(scope="module")
+def server() -> "Iterator[subprocess.Popen[bytes]]":
+    with forks() as process:
+        yield process
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
@@ -100,16 +107,19 @@ def end(process: subprocess.Popen[bytes], number: int) -> int:
         for number in StopRequest.SIGNALS
     ],
 )
-def test_each_phase_ends_by_each_signal(phase: str, number: int, recipe_file: str, tmp_path: Path) -> None:
-    words = [phases.__file__, phase, "--recipe", recipe_file, "--output", "run", *PHASES[phase]]
-    process = start(words, tmp_path, RADIO_CACHE=str(tmp_path / "packages"))
+def test_each_phase_ends_by_each_signal(
+    server: "subprocess.Popen[bytes]", phase: str, number: int, recipe_file: str, tmp_path: Path
+) -> None:
+    words = ["--recipe", recipe_file, "--output", "run", *PHASES[phase]]
+    with Command(server, phase, words, tmp_path, SAID) as process:
 
-    def has_begun() -> bool:
-        assert process.poll() is None, (tmp_path / SAID).read_text()
-        return (tmp_path / "begun").exists()
+        def has_begun() -> bool:
+            assert process.poll() is None, (tmp_path / SAID).read_text()
+            return (tmp_path / "begun").exists()
 
-    wait_for(has_begun, START_SECONDS, "it does not begin")
-    status, said = end(process, number), (tmp_path / SAID).read_text()
+        wait_for(has_begun, START_SECONDS, "it does not begin")
+        status = end(process, number)
+    said = (tmp_path / SAID).read_text()
     assert status == 128 + number, said
     assert "Traceback" not in said
     assert ("saved in 'run/checkpoints'" in said) == (phase == "training")
