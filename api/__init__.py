@@ -1,4 +1,4 @@
-"""The commands as functions: `from modeling_radio.api import distill, finetune, evaluate, predict, extract, search`.
+"""The commands as functions: `from modeling_radio.api import distill, finetune, evaluate, predict, label, extract`.
 
 Each takes the settings of its command as keyword arguments, which are checked in the same way, and does the same work:
 it goes on with a run that was stopped, locks its output folder, and shares the work where a launcher started several
@@ -23,6 +23,7 @@ from modeling_radio.evaluation.settings import EvaluationSettings
 from modeling_radio.extraction.embedder import Embedder
 from modeling_radio.extraction.settings import ExtractionSettings, SearchSettings
 from modeling_radio.metrics.results import STUDENT, Results, build_tables
+from modeling_radio.prediction.label import LabelSettings
 from modeling_radio.prediction.predict import PredictSettings
 from modeling_radio.training.distill import DistillSettings
 from modeling_radio.tuning.settings import FinetuneSettings
@@ -48,6 +49,7 @@ __all__ = [
     "evaluate",
     "extract",
     "finetune",
+    "label",
     "predict",
     "search",
 ]
@@ -293,6 +295,20 @@ def predict(settings: PredictSettings) -> Predicted:
         WriteError: If something cannot be written.
     """
     from modeling_radio.prediction.predict import run
+
+    return run(settings)
+
+
+@_with_fields_of(LabelSettings)
+def label(settings: LabelSettings) -> Predicted:
+    """Write boxes and masks of words in images as labels that `finetune` reads, as `radio label`.
+
+    Raises:
+        ValueError: If settings, checkpoint or data do not fit, or `output` holds other labels.
+        UserError: If another run is at work in `output`.
+        WriteError: If something cannot be written.
+    """
+    from modeling_radio.prediction.label import run
 
     return run(settings)
 

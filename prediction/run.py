@@ -29,6 +29,7 @@ from modeling_radio.extraction.settings import SourceSettings
 from modeling_radio.extraction.shards import Shard
 from modeling_radio.extraction.source import ImageBatch, SourceSplit, open_source
 from modeling_radio.extraction.streamed import StreamedSplit
+from modeling_radio.figures.features import hex_color
 from modeling_radio.figures.page import CaptionedImage, ImageRow, Section, write_page
 from modeling_radio.figures.predictions import Prediction, open_model, require_rgb
 from modeling_radio.prediction.answers import (
@@ -55,6 +56,8 @@ IMAGES_OF_PART = 500
 """Our choice: what an interruption loses at most is a minute of a large model on a GPU."""
 LONGEST_NAME = 200
 """Bytes of a file's name, below the 255 of most file systems with our suffixes."""
+MOST_COLORS = 100
+"""Our choice: classes of objects whose colors the page explains, such as COCO's 80."""
 NOT_DECISIVE = ("checkpoint", "data", "output", "base", "batch_size", "num_shown", "device")
 """Settings that decide no answer; the model and the images are compared by their contents."""
 _HEADERS = {
@@ -165,6 +168,8 @@ def answer_all(
     shared = SourceSettings.model_fields.keys() & PredictSettings.model_fields.keys()
     images = SourceSettings(**{name: getattr(settings, name) for name in shared}, keep=[])
     splits = {"train": StreamedSplit(images)} if settings.streaming else open_source(images)
+    if has_paths:
+        _check_files(splits, settings.data)
     facts = {
         "settings": {name: value for name, value in settings.to_dict().items() if name not in NOT_DECISIVE},
         **answering.identity(),
@@ -188,6 +193,16 @@ def answer_all(
                     write_text(path, "".join(f"{line}\n" for line in lines))
                 bar.update()
         return _finish(settings, answering, paths, splits, command, coco)
+
+
+def _check_files(splits: Mapping[str, Any], data: str) -> None:
+    """Refuse images that lie in tables, so that no path names them."""
+    names = [split.ids(0, 1)[0] for split in splits.values() if len(split)]
+    if not all((Path(data).expanduser() / name).is_file() for name in names):
+        raise ValueError(
+            f"`data` must be a folder of image files, which the labels name, got {data!r} with images in tables or "
+            "archives: write them as files first."
+        )
 
 
 def _check_same(output: Path, facts: dict[str, Any]) -> None:
@@ -301,7 +316,7 @@ def _finish(
         files.append(coco)
     files += [f"{FOLDER_OF_KIND[kind]}/"] if kind in FOLDER_OF_KIND else []
     if settings.num_shown:
-        _write_page(settings, answering, splits, command)
+        _write_page(settings, answering, splits, command, files)
         files.append(PAGE)
     return Predicted(output, counts["images"], skipped, files)
 
@@ -362,14 +377,18 @@ def _objects(paths: list[Path]) -> Iterator[tuple[int, dict[str, Any]]]:
             yield number + 1, each
 
 
-def _write_page(settings: PredictSettings, answering: AnsweringModel, splits: dict[str, Any], command: str) -> None:
+def _write_page(
+    settings: PredictSettings, answering: AnsweringModel, splits: dict[str, Any], command: str, files: Sequence[str]
+) -> None:
     """Write a page with the answers for the first images that can be read."""
     first = itertools.islice(_readable(splits, settings.batch_size), settings.num_shown)
     images = [_captioned(answering, name, picture) for name, picture in first]
     title = f"Answers of {name_of_folder(settings.checkpoint)}"
-    beside = f"{LINES} and {TABLE} beside this page hold the answers for all."
+    beside = f"{', '.join(files)} beside this page hold the answers for all."
+    names = answering.class_names if answering.kind == OBJECTS else {}
+    legend = [(name, hex_color(number)) for number, name in names.items()] if len(names) <= MOST_COLORS else []
     text = f"The first {counted(len(images), 'image')}. {beside} The command: {command}"
-    write_page(settings.output / PAGE, title, text, [Section("Images", rows=[ImageRow("", images)])])
+    write_page(settings.output / PAGE, title, text, [Section("Images", legend=legend, rows=[ImageRow("", images)])])
 
 
 def _readable(splits: dict[str, Any], batch_size: int) -> Iterator[tuple[str, Image.Image]]:

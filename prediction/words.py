@@ -108,6 +108,7 @@ class _WordObjects(ABC):
         height, width = small.shape[-2:]
         (answer,) = self([picture])
         found = answer.values[OBJECTS]
+        across, down = width / picture.width, height / picture.height
         regions = [
             LabeledRegion(
                 np.asarray(Image.fromarray(mask_of(each["mask"])).resize((width, height), Image.Resampling.NEAREST))
@@ -117,7 +118,11 @@ class _WordObjects(ABC):
             )
             for each in found
         ]
-        return Prediction(", ".join(region.label for region in regions) or "nothing", small, regions)
+        boxes = [
+            region._replace(area=tuple(np.multiply(each["box"], (across, down, across, down)).round().tolist()))
+            for region, each in zip(regions, found, strict=True)
+        ]
+        return Prediction(", ".join(region.label for region in regions) or "nothing", small, [*regions, *boxes])
 
 
 @dataclass

@@ -1,83 +1,30 @@
-"""Images of any channels and depth: TIFF, GeoTIFF and `.npy` files, and the first layer of a network that sees them."""
+"""Tuning on images of any channels: their folders and augmentation, and the first layer of a network that sees them."""
 
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from modeling_radio import RadioConfig, RadioPreTrainedModel
-from modeling_radio.training.data.labeled.folders import ARRAY_SUFFIX, SplitNames, Tables
+from modeling_radio.training.data.arrays import ARRAY_SUFFIXES, LEAST_DEVIATION
+from modeling_radio.training.data.labeled.folders import SplitNames, Tables
 from modeling_radio.training.data.labeled.tables import image_paths, split_folders
+from modeling_radio.training.recipes.sections import RGB
 from modeling_radio.tuning.settings import FinetuneSettings
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-ARRAY_SUFFIXES = (".tif", ".tiff", ARRAY_SUFFIX)
-WHITE = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
-"""Value that becomes 1."""
-MEASURED_IMAGES = 500
-"""Our choice: images of which mean and deviation of the channels are measured."""
-LEAST_DEVIATION = 1e-4
-"""Our choice: a channel with less is constant, and not stretched to noise; a step of 16 bits is a sixth of it."""
 SHOWN_QUANTILE = 0.98
 """Our choice: pixels of a picture that is shown may be white up to this share."""
-RGB = (0, 1, 2)
-AS_ARRAYS = {"do_convert_rgb": False, "input_data_format": "channels_first"}
-"""Options of the processor beside such a model: it takes arrays `(channels, height, width)`."""
 FIRST_LAYER = "radio_model.model.patch_generator.embedder"
 _CONDITIONER = "radio_model.input_conditioner"
-
-
-def read_channels(path: str | Path, num_channels: int) -> Tensor:
-    """Return an image file as float32 in [0, 1], `(num_channels, height, width)`.
-
-    Args:
-        path: A TIFF or GeoTIFF, or a `.npy` array with the channels first or last; of integers of 8 or 16 bits, which
-            are divided by 255 or 65535, or of floats in [0, 1].
-        num_channels: Channels that it must have.
-
-    Raises:
-        ValueError: If it cannot be read, or has other channels or values.
-    """
-    try:
-        values = _read_array(Path(path))
-    except (OSError, ValueError) as error:  # also rasterio's
-        raise ValueError(f"{str(path)!r} is no TIFF and no .npy file that can be read: {error}") from error
-    values = values[None] if values.ndim == 2 else values
-    if values.ndim == 3 and len(values) != num_channels and values.shape[2] == num_channels:
-        values = values.transpose(2, 0, 1)
-    if values.ndim != 3 or len(values) != num_channels:
-        raise ValueError(f"`num_channels` is {num_channels}, but {str(path)!r} has the shape {values.shape}.")
-    kind = values.dtype.newbyteorder("=")
-    if kind not in WHITE and kind.kind != "f":
-        raise ValueError(f"{str(path)!r} must have integers of 8 or 16 bits without a sign, or floats, got {kind}.")
-    pixels = torch.from_numpy(np.ascontiguousarray(values, np.float32)) / WHITE.get(kind, 1)
-    low, high = (float(bound) for bound in pixels.aminmax())
-    if not (low >= 0 and high <= 1):  # also true of NaN
-        raise ValueError(f"{str(path)!r} must have floats in [0, 1], got [{low:g}, {high:g}]: divide by a white.")
-    return pixels
-
-
-def _read_array(path: Path) -> np.ndarray:
-    if path.suffix.lower() == ARRAY_SUFFIX:
-        return np.load(path, allow_pickle=False)
-    try:
-        import rasterio
-    except ImportError as error:
-        raise ValueError("it needs the package rasterio: `pip install rasterio`.") from error
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)  # a plain TIFF
-        with rasterio.open(path) as source:
-            return source.read()
 
 
 def open_array_folders(path: Path, names: SplitNames) -> Tables:
@@ -120,18 +67,6 @@ def with_paths(table: Dataset) -> Dataset:
         raise ValueError("`num_channels` needs a folder of files: images that lie in tables are RGB. Leave it out.")
     others = cast("Dataset", table.remove_columns("image"))
     return cast("Dataset", others.add_column("image", cast(Any, paths)))  # pyrefly: ignore[missing-argument]
-
-
-def measure_channels(paths: Sequence[str], num_channels: int) -> tuple[list[float], list[float]]:
-    """Return mean and standard deviation of the channels over the pixels of images, evenly chosen from many."""
-    count = min(len(paths), MEASURED_IMAGES)
-    sums = torch.zeros(3, num_channels, dtype=torch.float64)
-    for number in range(count):
-        pixels = read_channels(paths[number * len(paths) // count], num_channels).double().flatten(1)
-        sums += torch.stack([torch.full((num_channels,), pixels.shape[1]), pixels.sum(1), pixels.square().sum(1)])
-    mean, square = sums[1] / sums[0], sums[2] / sums[0]
-    deviation = (square - mean.square()).clamp(min=0).sqrt().clamp(min=LEAST_DEVIATION)
-    return mean.tolist(), deviation.tolist()
 
 
 class ChannelJitter(nn.Module):

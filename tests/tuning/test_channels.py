@@ -10,7 +10,8 @@ from tuning_fixtures import _short_and_apart
 from modeling_radio import RadioConfig, RadioForImageClassification, RadioImageProcessor, RadioModel
 from modeling_radio.api import evaluate
 from modeling_radio.figures.predictions import open_model, require_rgb
-from modeling_radio.tuning.channels import FIRST_LAYER, read_channels, shown_in_rgb, widen_first_layer
+from modeling_radio.training.data.arrays import read_channels
+from modeling_radio.tuning.channels import FIRST_LAYER, shown_in_rgb, widen_first_layer
 from modeling_radio.tuning.data import load_images
 from modeling_radio.tuning.run import FinetuningRun
 from modeling_radio.tuning.tasks import find_task

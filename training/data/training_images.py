@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Subset
 
 from modeling_radio.core.ranks import first_rank_first
 from modeling_radio.core.timing import ProgressBar
+from modeling_radio.training.data.arrays import ArrayFolder
 from modeling_radio.training.data.balance import balanced_table, table_weights
 from modeling_radio.training.data.decoding import LeastScale
 from modeling_radio.training.data.filters import filter_tables
@@ -63,6 +64,8 @@ def build_images(
 def build_training_images(data: DataRecipe, *, is_square: bool, used_px: int | None = None) -> Images:
     """Return all sources of a recipe as one map-style data set of uint8 tensors `(3, height, width)`, RGB.
 
+    With `data.num_channels` they are float32 in [0, 1], `(num_channels, height, width)`.
+
     `data.filters` has left out some, and `data.balance` repeats some. All ranks must take part: the first one fills
     caches for the others.
 
@@ -106,6 +109,8 @@ def _build_part(source: SourceRecipe, data: DataRecipe, is_square: bool) -> Imag
         return build_images(source.source, size=data.image_size_px, num_images=data.num_images, seed=data.seed)
     options: dict[str, Any] = {"num_images": data.num_images, "seed": data.seed, "has_drafts": data.jpeg_drafts}
     options["size"] = data.image_size_px if is_square else None
+    if data.num_channels is not None:
+        return ArrayFolder(Path(source.source).expanduser(), data.num_channels, data.num_images)
     if is_image_folder(source.source):
         return ImageFolder(Path(source.source).expanduser(), **options)
     return ImageTable(open_table(source), **options)

@@ -39,12 +39,14 @@ from modeling_radio.training.teachers.outputs import resample_features
 def held_out_source(recipe: Recipe) -> str | None:
     """Return where a recipe's held-out images come from, None for data that has none.
 
-    A folder that is streamed has none: all of its images are trained on.
+    A folder that is streamed, or has images of other channels, has none: all of its images are trained on.
 
     Raises:
         RecipeError: If the recipe names something else than images that are made or a folder, or one that is streamed.
     """
     data, given = recipe.data, recipe.logging.picture_source
+    if data.num_channels is not None:
+        return None
     source = data.source if given is None else given
     if data.streaming and any(_is_within(source, each.source) for each in (data, *data.mixed_in)):
         if given is None:
@@ -74,10 +76,8 @@ def describe_missing_images(recipe: Recipe) -> str:
     is_asked_for = metrics is not None or (figures is not None and figures <= recipe.schedule.num_steps)
     if not is_asked_for or held_out_source(recipe) is not None:
         return ""
-    return (
-        f"No held-out images in `data.source` {recipe.data.source!r}, so no figures and no measurements: set "
-        "`logging.picture_source` to a folder of images."
-    )
+    remedy = ": set `logging.picture_source` to a folder of images" if recipe.data.num_channels is None else ""
+    return f"No held-out images in `data.source` {recipe.data.source!r}, so no figures and no measurements{remedy}."
 
 
 def held_out_images(recipe: Recipe, size: int, max_images: int, switch: str) -> Tensor | None:

@@ -49,7 +49,7 @@ from modeling_radio.training.distillation.tracking import (
 from modeling_radio.training.planning.memory import has_auto, with_parts
 from modeling_radio.training.recipes.recipe import RECIPE_FILE, Recipe, save_recipe
 from modeling_radio.training.recipes.sections import AUTO
-from modeling_radio.training.student.build import check_student_views
+from modeling_radio.training.student.build import check_student_views, with_measured_channels
 from modeling_radio.training.student.export import Normalizers, export_student, fit_normalizers
 from modeling_radio.training.student.parameters import frozen_trunk
 from modeling_radio.training.student.sharding import (
@@ -108,10 +108,12 @@ class Distiller:
         self._must_stop = self._is_signaled = self._is_writing = False
         if self.resumed_from is not None:
             saved = read_state(self.resumed_from)
+            recipe = self.recipe = with_measured_channels(recipe, saved["recipe"])
             self.changes = check_same_recipe(self.resumed_from, saved["recipe"], recipe, allowed_changes)
             check_same_dealing(self.resumed_from, saved.get("dealing"), recipe)
             self.recipe = self._with_saved_parts(saved)
         else:
+            recipe = self.recipe = on_first_rank(lambda: with_measured_channels(recipe, None))
             on_first_rank(lambda: check_export(self.output, recipe, allowed_changes))
 
     @property

@@ -288,7 +288,7 @@ def _forward(student: RadioModel, learner: nn.Module, size_px: int) -> tuple[Ten
     in_full = [module for module in learner.modules() if isinstance(module, RadioBlock | nn.LayerNorm | nn.RMSNorm)]
     hooks = [module.register_forward_pre_hook(note_full) for module in in_full]
     with saved_tensors_hooks(note, lambda tensor: tensor):
-        pixel_values = torch.empty(1, 3, size_px, size_px, device="meta")
+        pixel_values = torch.empty(1, student.config.num_channels, size_px, size_px, device="meta")
         output = learner(pixel_values, window_size=global_window(student.config), return_dict=True)
         outputs = [tensor for adaptor in output.adaptors.values() for tensor in (adaptor.summary, adaptor.features)]
         loss = torch.stack([tensor.sum() for tensor in outputs if tensor is not None]).sum()

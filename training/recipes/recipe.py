@@ -141,6 +141,9 @@ class Recipe(RecipeSection):
         is_balanced = any(each.balance is not None for each in self.data.sources())
         rule = "null with `views.teachers: cached`, which would keep an image for each time that it is shown"
         require(not is_balanced or self.views.teachers != "cached", "data.balance", "a mapping", rule)
+        are_rgb = self.views.teachers == "cached" or self.logging.picture_source or self.logging.knn_data
+        rule = "null with `views.teachers: cached`, `logging.picture_source` and `logging.knn_data`, which are for RGB"
+        require(self.data.num_channels is None or not are_rgb, "data.num_channels", self.data.num_channels, rule)
         start, num_steps = self.balancing_times().start_step, self.schedule.num_steps
         is_reached = self.balancing.method == "fixed" or start < num_steps
         rule = f"below `schedule.num_steps`, {num_steps}, or no weight ever moves"

@@ -168,6 +168,10 @@ class SourceRecipe(ImageSource):
     weight: float = Field(gt=0, le=1)
 
 
+RGB = (0, 1, 2)
+"""Channels of a picture."""
+
+
 class DataRecipe(ImageSource):
     """The unlabeled training images.
 
@@ -184,6 +188,10 @@ class DataRecipe(ImageSource):
         jpeg_drafts: Decode JPEGs at 1/2, 1/4 or 1/8 of their size where every crop stays at least twice as large as
             what it is resized to; off where pixels must be those of the whole image.
         filters: Images that are left out.
+        num_channels: Channels of the student's images, which are TIFF, GeoTIFF or `.npy` files of 8 or 16 bits in
+            folders; None for pictures, in RGB.
+        rgb_channels: Those of the `num_channels` that the teachers see as red, green and blue.
+        rgb_white: Value in [0, 1] that the teachers see as white: many sensors use a small part of 16 bits.
     """
 
     mixed_in: list[SourceRecipe] = []
@@ -195,6 +203,9 @@ class DataRecipe(ImageSource):
     num_workers: Annotated[int, INDECISIVE] = Field(2, ge=0)
     jpeg_drafts: bool = True
     filters: FiltersRecipe = FiltersRecipe()
+    num_channels: int | None = Field(None, gt=0)
+    rgb_channels: tuple[int, int, int] = RGB
+    rgb_white: float = Field(1.0, gt=0, le=1)
 
     @model_validator(mode="after")
     def _check(self) -> "DataRecipe":
@@ -212,6 +223,15 @@ class DataRecipe(ImageSource):
         require(can_balance or not is_balanced, "balance", "a mapping", rule)
         weights = [entry.weight for entry in self.mixed_in]
         require(sum(weights) < 1, "mixed_in (weights)", weights, "numbers with a sum below 1")
+        for_pictures = bool(made) or self.streaming or self.filters.is_used or is_balanced
+        rule = "null with images that are made, `data.streaming`, `data.filters` and `data.balance`"
+        require(self.num_channels is None or not for_pictures, "num_channels", self.num_channels, rule)
+        last = (self.num_channels or len(RGB)) - 1
+        are_known = all(0 <= each <= last for each in self.rgb_channels)
+        require(are_known, "rgb_channels", self.rgb_channels, f"channels from 0 to {last}")
+        is_plain = self.rgb_channels == RGB and self.rgb_white == 1
+        rule = "given with `data.rgb_channels` and `data.rgb_white`"
+        require(is_plain or self.num_channels is not None, "num_channels", None, rule)
         return self
 
     def sources(self) -> list[SourceRecipe]:

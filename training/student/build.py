@@ -6,6 +6,7 @@ import functools
 import itertools
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,8 +22,9 @@ from modeling_radio.core.seeds import derive_seed
 from modeling_radio.core.timing import fastest_seconds
 from modeling_radio.layers_radio import AttentionLayout, RadioAttention, RadioBlock, Record, Segments
 from modeling_radio.presets_radio import NAVITS
+from modeling_radio.training.data.arrays import ArrayFolder, measure_channels
 from modeling_radio.training.recipes.recipe import Recipe, RecipeError
-from modeling_radio.training.recipes.sections import OWN_ARCHITECTURE
+from modeling_radio.training.recipes.sections import OWN_ARCHITECTURE, RGB
 from modeling_radio.training.student import varlen  # noqa: F401 - registers its attention
 from modeling_radio.training.student.foreign import check_foreign, foreign_config, freeze_parts
 from modeling_radio.training.student.navit import check_navit, navit_config
@@ -36,6 +38,8 @@ from modeling_radio.training.views.plan import Grid, check_windows, extreme_grid
 
 _SHAPE = (4096, 768, 768)  # our choice: rows, inputs and outputs of a linear layer large enough for its full speed
 _RUNS = 5  # our choice: the fastest of a few calls is stable enough to tell factors of two apart
+NORMALIZATION = ("norm_mean", "norm_std")
+"""Fields of the configuration."""
 
 
 @torch.no_grad()
@@ -224,11 +228,13 @@ def check_student_views(recipe: Recipe) -> None:
         RecipeError: If a size of a partition is too large or no multiple of the patch, or as `check_windows` and
             `check_other_windows` do.
     """
+    count = recipe.data.num_channels
+    if count is not None and recipe.student.architecture != OWN_ARCHITECTURE:
+        raise RecipeError(f"`data.num_channels` must be null with this `student.architecture`, got {count}.")
     config = _config(recipe, recipe.student.config)
-    if config.num_channels != 3:
+    if config.num_channels != (count or len(RGB)):
         raise RecipeError(
-            f"`student.config.num_channels` must be 3, got {config.num_channels}: teachers see RGB. `radio finetune "
-            "--num-channels` makes a student of other channels from one of RGB."
+            f"`student.config.num_channels` must be left out, got {config.num_channels}: set `data.num_channels`."
         )
     check_merging(recipe, config)
     check_foreign(recipe, config)
@@ -251,8 +257,33 @@ def check_student_views(recipe: Recipe) -> None:
                 )
 
 
+def with_measured_channels(recipe: Recipe, saved: Mapping[str, Any] | None) -> Recipe:
+    """Return a recipe whose student has the mean and the deviation of the channels of `data.num_channels`.
+
+    Args:
+        recipe: The recipe. What its `student.config` says stays.
+        saved: The checkpoint's recipe with a run's numbers; None measures the training images.
+
+    Raises:
+        ValueError: If images cannot be read, or have other channels.
+    """
+    count, own = recipe.data.num_channels, recipe.student.config
+    if count is None or {*NORMALIZATION} <= own.keys():
+        return recipe
+    known = {} if saved is None else saved["student"]["config"]
+    if not {*NORMALIZATION} <= known.keys():
+        folders = [ArrayFolder(Path(each.source).expanduser(), count) for each in recipe.data.sources()]
+        files = [path for folder in folders for path in folder.files]
+        known = dict(zip(NORMALIZATION, measure_channels(files, count), strict=True))
+    numbers = {name: known[name] for name in NORMALIZATION}
+    return recipe.replace(student=recipe.student.replace(config={**numbers, **own}))
+
+
 def _config(recipe: Recipe, fields: dict[str, Any]) -> RadioConfig:
     _check_keys("student.config", recipe.student.config, RadioConfig)
+    count = recipe.data.num_channels
+    if count is not None:  # a run measures the normalization before it builds a student
+        fields = {"num_channels": count, **dict.fromkeys(NORMALIZATION, count * [0.5]), **fields}
     try:
         preset = recipe.student.preset
         if recipe.student.architecture in NAVITS:

@@ -16,8 +16,9 @@ from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.layers_radio import RadioFeatureNormalizer, RadioIntermediateNormalizer
 from modeling_radio.model_cards.lineage import Lineage
 from modeling_radio.nvidia.tensors import fold_layer_scale
+from modeling_radio.training.data.arrays import AS_ARRAYS
 from modeling_radio.training.recipes.recipe import RecipeError
-from modeling_radio.training.recipes.sections import ExportRecipe
+from modeling_radio.training.recipes.sections import RGB, ExportRecipe
 from modeling_radio.training.student.packing import pack_groups
 from modeling_radio.training.student.refits import unstandardize_heads
 from modeling_radio.training.student.regularizers import fold_spectral_scales
@@ -227,7 +228,8 @@ def export_student(
         add_normalizers(exported, normalizers)
     if folds_layer_scale:
         fold_scales(exported)
-    processor = RadioImageProcessor.from_model_config(exported.config)
+    options = {} if exported.config.num_channels == len(RGB) else AS_ARRAYS
+    processor = RadioImageProcessor.from_model_config(exported.config, **options)
 
     def write(folder: Path) -> None:
         exported.save_pretrained(folder)

@@ -42,7 +42,7 @@ class OnlineTargets:
     Args:
         recipe: The recipe.
         patch_size: The student's patch in pixels.
-        images: Map-style, uint8 `(3, height, width)`; or streams of this rank.
+        images: Map-style, uint8 `(3, height, width)`, or of other channels float32 in [0, 1]; or streams of this rank.
         teachers: By name.
         device: Device of teachers and student.
     """
@@ -140,10 +140,11 @@ class OnlineTargets:
 
     def _student_images(self, consumer: str, batch: PlannedBatch, groups: list[GroupCrops]) -> list[Tensor]:
         """Return the images of the student or its average, with changed colors, in [0, 1]."""
-        contrast, brightness = draw_colors(batch, self.recipe.views)
+        images = [self._pixels(crops.pixels[consumer][0]) for crops in groups]
+        contrast, brightness = draw_colors(batch, self.recipe.views, images[0].shape[1])
         return [
-            change_colors(self._pixels(crops.pixels[consumer][0]), contrast[group], brightness[group])
-            for (_, group), crops in zip(batch.groups, groups, strict=True)
+            change_colors(own, contrast[group], brightness[group])
+            for (_, group), own in zip(batch.groups, images, strict=True)
         ]
 
     def _targets(self, names: list[str], parts: list[CroppedBatch]) -> dict[str, list[Target | None]]:
@@ -159,7 +160,10 @@ class OnlineTargets:
         """
         consumer = names[0]
         seen = [[crops for crops in groups if consumer in crops.pixels] for _, groups in parts]
-        inputs = [[self._pixels(images) for images in crops.pixels[consumer]] for groups in seen for crops in groups]
+        white = self.recipe.data.rgb_white
+        inputs = [
+            [self._pixels(images, white) for images in crops.pixels[consumer]] for groups in seen for crops in groups
+        ]
         readers = [self.teachers[name] for name in names]
         outputs = iter([split_output(joint, readers) for joint in readers[0](inputs, readers)] if inputs else [])
         targets: dict[str, list[Target | None]] = {}
@@ -175,5 +179,6 @@ class OnlineTargets:
                     targets.setdefault(target_name(name, depth), []).append(target)
         return targets
 
-    def _pixels(self, images: Tensor) -> Tensor:
-        return images.to(self.device, non_blocking=True).float() / 255
+    def _pixels(self, images: Tensor, white: float = 1.0) -> Tensor:
+        moved = images.to(self.device, non_blocking=True)
+        return moved.float() / 255 if moved.dtype == torch.uint8 else (moved / white).clamp(max=1)

@@ -15,6 +15,7 @@ from torch import Tensor
 from modeling_radio.training.data.decoding import DRAFT_GAP, ImageSize, to_tensor
 from modeling_radio.training.losses.alignment import Alignment, Sides
 from modeling_radio.training.recipes.recipe import PartitionRecipe, Recipe, RecipeError, ViewsRecipe
+from modeling_radio.training.recipes.sections import RGB
 from modeling_radio.training.views.packed_tensors import PackedTensors
 from modeling_radio.training.views.plan import Grid, PlannedBatch
 
@@ -76,7 +77,8 @@ class Crops(NamedTuple):
 
     Attributes:
         grid: The student's patches.
-        pixels: By consumer, uint8 `(3, height, width)` for each of its sizes.
+        pixels: By consumer, uint8 `(3, height, width)` for each of its sizes; of images of other channels float32 in
+            [0, 1], for teachers of those that they see.
         extent: `(2, 2)` integers, of rows and of columns: the patch of the region at which the image begins, and the
             one before which it ends.
     """
@@ -90,7 +92,8 @@ class GroupCrops(NamedTuple):
     """Crops of several images of one grid.
 
     Attributes:
-        pixels: By consumer that gets any of these images, uint8 `(images, 3, height, width)` for each of its sizes.
+        pixels: By consumer that gets any of these images, `(images, channels, height, width)` for each of its sizes;
+            see `Crops`.
         alignments: By consumer whose maps are compared with the student's.
     """
 
@@ -117,12 +120,12 @@ class CropsBatch(NamedTuple):
     Attributes:
         pixels: Pixels of all images, consumers and sizes, one after the other.
         alignments: For neighbors of one grid, by consumer.
-        groups: For neighbors of one grid, by consumer that gets any of them: their number, and the sizes.
+        groups: For neighbors of one grid, by consumer that gets any of them: their number, and the shapes of an image.
     """
 
     pixels: Tensor
     alignments: PackedTensors
-    groups: list[dict[str, tuple[int, tuple[ImageSize, ...]]]]
+    groups: list[dict[str, tuple[int, tuple[torch.Size, ...]]]]
 
     @classmethod
     def of(cls, crops: Sequence[Crops], specs: Sequence[CropSpec]) -> CropsBatch:
@@ -136,9 +139,7 @@ class CropsBatch(NamedTuple):
             for each in group:
                 for consumer, pixels in each.pixels.items():
                     views.setdefault(consumer, []).append(pixels)
-            groups.append(
-                {name: (len(own), tuple(tuple(size.shape[1:]) for size in own[0])) for name, own in views.items()}
-            )
+            groups.append({name: (len(own), tuple(size.shape for size in own[0])) for name, own in views.items()})
             for own in views.values():
                 for of_size in zip(*own, strict=True):
                     parts += [pixels.flatten() for pixels in of_size]
@@ -149,39 +150,50 @@ class CropsBatch(NamedTuple):
         found, first = [], 0
         for consumers, alignments in zip(self.groups, self.alignments.to(device), strict=True):
             pixels = {}
-            for consumer, (count, sizes) in consumers.items():
+            for consumer, (count, shapes) in consumers.items():
                 own = []
-                for height, width in sizes:
-                    stop = first + count * 3 * height * width
-                    own.append(self.pixels[first:stop].view(count, 3, height, width))
+                for shape in shapes:
+                    stop = first + count * shape.numel()
+                    own.append(self.pixels[first:stop].view(count, *shape))
                     first = stop
                 pixels[consumer] = tuple(own)
             found.append(GroupCrops(pixels, alignments))
         return found
 
 
-def cut_crops(image: Tensor, spec: CropSpec, views: ViewsRecipe) -> Crops:
+def cut_crops(image: Tensor, spec: CropSpec, views: ViewsRecipe, rgb: Sequence[int] = RGB) -> Crops:
     """Cut out each consumer's crop of an image, and resize it to the sizes of its input.
 
     Every crop shows an area as large as the region, whatever the sizes. Pixels beside the image are black.
 
     Args:
-        image: `(3, height, width)` uint8.
+        image: `(3, height, width)` uint8; or float32 in [0, 1] of any channels.
         spec: The wanted crops.
         views: The recipe's section, with the bounds of aspect ratios.
+        rgb: The channels of such an image that teachers see.
     """
-    pil_image = Image.fromarray(np.ascontiguousarray(image.movedim(0, -1).numpy()))
-    region = choose_region((pil_image.height, pil_image.width), spec, views)
-    resized: dict[tuple[_Region, ImageSize], Tensor] = {}
+    planes = _as_planes(image)
+    region = choose_region((planes[0].height, planes[0].width), spec, views)
+    resized: dict[tuple[_Region, ImageSize, bool], Tensor] = {}
     pixels = {}
     for consumer, (rows, cols) in spec.shifts.items():
         top, left = rows * region.height / spec.grid.rows, cols * region.width / spec.grid.cols
         crop = region._replace(top=region.top + top, left=region.left + left)
+        is_rgb = image.is_floating_point() and consumer not in (STUDENT, AVERAGE)
+        seen = [planes[channel] for channel in rgb] if is_rgb else planes
         for size in spec.sizes[consumer]:
-            if (crop, size) not in resized:
-                resized[crop, size] = _resized(pil_image, crop, size, is_flipped=spec.is_flipped)
-        pixels[consumer] = tuple(resized[crop, size] for size in spec.sizes[consumer])
-    return Crops(spec.grid, pixels, _extent(region, spec.grid, pil_image))
+            if (crop, size, is_rgb) not in resized:
+                parts = [_resized(plane, crop, size, is_flipped=spec.is_flipped) for plane in seen]
+                resized[crop, size, is_rgb] = torch.cat(parts)
+        pixels[consumer] = tuple(resized[crop, size, is_rgb] for size in spec.sizes[consumer])
+    return Crops(spec.grid, pixels, _extent(region, spec.grid, planes[0]))
+
+
+def _as_planes(image: Tensor) -> list[Image.Image]:
+    """Return an RGB image as one, or each channel of other images as an image of floats: Pillow resizes both."""
+    if image.dtype == torch.uint8:
+        return [Image.fromarray(np.ascontiguousarray(image.movedim(0, -1).numpy()))]
+    return [Image.fromarray(channel) for channel in image.numpy()]
 
 
 def choose_region(image_size: ImageSize, spec: CropSpec, views: ViewsRecipe) -> _Region:
@@ -224,7 +236,7 @@ def _extent(region: _Region, grid: Grid, pil_image: Image.Image) -> Tensor:
 
 
 def _resized(pil_image: Image.Image, crop: _Region, size: ImageSize, *, is_flipped: bool) -> Tensor:
-    """Return a crop of an image as uint8 `(3, *size)`; a flipped one is given in the mirrored image.
+    """Return a crop as uint8 `(3, *size)`, or float32 `(1, *size)`; a flipped one is given in the mirrored image.
 
     Pixels beside the image are black, as in NVIDIA's TAO toolkit.
     """
@@ -240,7 +252,8 @@ def _resized(pil_image: Image.Image, crop: _Region, size: ImageSize, *, is_flipp
         min(left + crop.width, pil_image.width),
         min(top + crop.height, pil_image.height),
     )
-    pixels = to_tensor(pil_image.resize((size[1], size[0]), RESAMPLE, box=box))
+    small = pil_image.resize((size[1], size[0]), RESAMPLE, box=box)
+    pixels = torch.from_numpy(np.array(small))[None].clamp(0, 1) if small.mode == "F" else to_tensor(small)
     return pixels.flip(-1) if is_flipped else pixels
 
 
@@ -387,9 +400,9 @@ def flip_shift(shift: Tensor, is_flipped: Tensor) -> Tensor:
     return torch.where(is_flipped[:, None], shift * torch.tensor([1, -1]), shift)
 
 
-def draw_colors(batch: PlannedBatch, views: ViewsRecipe) -> tuple[Tensor, Tensor]:
-    """Return the changes of the student's images: factors of channels `(batch, 3, 1, 1)`, and a common summand."""
-    contrast = 1 + views.contrast * (2 * batch.uniform("contrast", 3, 1, 1) - 1)
+def draw_colors(batch: PlannedBatch, views: ViewsRecipe, num_channels: int = 3) -> tuple[Tensor, Tensor]:
+    """Return the changes of the student's images: factors of channels `(batch, channels, 1, 1)`, a common summand."""
+    contrast = 1 + views.contrast * (2 * batch.uniform("contrast", num_channels, 1, 1) - 1)
     return contrast, views.brightness * (2 * batch.uniform("brightness", 1, 1, 1) - 1)
 
 
@@ -397,8 +410,8 @@ def change_colors(pixel_values: Tensor, contrast: Tensor, brightness: Tensor) ->
     """Change contrast and brightness of the student's images; the teachers' stay unchanged.
 
     Args:
-        pixel_values: `(batch, 3, height, width)` in [0, 1].
-        contrast: Factors `(batch, 3, 1, 1)`.
+        pixel_values: `(batch, channels, height, width)` in [0, 1].
+        contrast: Factors `(batch, channels, 1, 1)`.
         brightness: Summands `(batch, 1, 1, 1)`.
 
     Returns:

@@ -106,7 +106,7 @@ class MapStyleViewLoader:
     """Views of images with random access. They are a pure function of the step, so there is no state to save.
 
     Args:
-        images: uint8 `(3, height, width)`, RGB, any size.
+        images: uint8 `(3, height, width)`, RGB, any size; or float32 in [0, 1] of other channels.
         recipe: The recipe.
         device: Device of the run.
     """
@@ -230,7 +230,8 @@ class _MapStyleViews(Dataset[CropsBatch]):
         self.images, self.recipe = images, recipe
 
     def __getitem__(self, index: Sequence[tuple[int, CropSpec]]) -> CropsBatch:
-        crops = [cut_crops(self._image(number, spec), spec, self.recipe.views) for number, spec in index]
+        views, rgb = self.recipe.views, self.recipe.data.rgb_channels
+        crops = [cut_crops(self._image(number, spec), spec, views, rgb) for number, spec in index]
         return CropsBatch.of(crops, [spec for _, spec in index])
 
     def _image(self, number: int, spec: CropSpec) -> Tensor:

@@ -11,12 +11,14 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
 from annotated_types import Le, Lt
 from deep_teacher import DeepTeacher
 from photographs import flat, picture
+from PIL import Image
 from safetensors.torch import load_file
 from tiny_distillation import leave_progress_undrawn, tensors_of
 from tiny_networks import CONVNEXT, RESNET
@@ -71,6 +73,8 @@ EXCEPTIONS = {
 ROLES = {"teachers.semantic.role": "basic", "teachers.segmenter.role": "task"}
 TAPS = {**ROLES, "taps.scheme": "soft"}
 CACHED = {"views.teachers": "cached"}
+FILES = {"data.source": "arrays", "data.mixed_in": [], "student.init_from": None}
+ARRAYS = {**FILES, "data.num_channels": 4}
 STREAMED = {"data.source": "tables", "data.streaming": True}
 MIXED = {"data.mixed_in": [{"source": "others", "weight": 0.4}]}
 PICTURES = {"logging.picture_source": "pictures", "logging.picture_every_steps": 1}
@@ -126,6 +130,9 @@ CONTEXTS: dict[str, dict[str, Any]] = {
     "data.streaming": {"data.source": "tables"},
     "data.shuffle_buffer": STREAMED,
     "data.image_size_px": CACHED,
+    "data.num_channels": FILES,
+    "data.rgb_channels": ARRAYS,
+    "data.rgb_white": ARRAYS,
     "views.cache_dir": CACHED,
     "views.cache_format": CACHED,
     "views.aspect_steps": {"views.is_square": False},
@@ -211,6 +218,9 @@ VALUES: dict[str, Sequence[Any]] = {
     "data.shuffle_buffer": [3],
     "data.num_images": [9],
     "data.image_size_px": [96],  # also for students and teachers with patches of 32 px
+    "data.num_channels": [4],
+    "data.rgb_channels": [(2, 1, 3)],
+    "data.rgb_white": [0.5],
     "data.filters.min_side_ratio": [1.0],
     "data.filters.max_aspect": [3.0],
     "data.filters.min_deviation": [2.0],
@@ -506,6 +516,11 @@ def write_world(folder: Path) -> None:
     save_upsampler(
         FeatSharp(UpsamplerConfig(**own._asdict(), width=16, num_heads=2, window=3)).eval(), folder / "upsampler"
     )
+    (folder / "arrays").mkdir()
+    for number in range(20):
+        image = np.asarray(picture(160 + number, 84, 60))
+        Image.fromarray(image).save(folder / f"arrays/{number:02}.png")
+        np.save(folder / f"arrays/{number:02}.npy", np.concatenate([image, image[..., :1] // 2], axis=2))
     (folder / "tables").mkdir()
     for part in range(4):
         paths = sorted((folder / "others").iterdir())[part::4]
@@ -522,6 +537,7 @@ WORLD = (
     "labeled",
     "others",
     "pictures",
+    "arrays",
     "features",
     "other_features",
     "tables",
