@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pyarrow import parquet, table
 from tiny_sam3 import build_sam3
 from transformers import Sam3ImageProcessor, Sam3Model, Sam3Processor
 
+from modeling_radio.api import label
 from modeling_radio.figures.predictions import open_model
 from modeling_radio.pipelines_radio import RadioZeroShotObjectDetectionPipeline
 from modeling_radio.prediction.label import LabelSettings, main
@@ -89,7 +91,7 @@ def test_objects_of_sam3(photographs, word_tokenizer, tmp_path):
     build_sam3().save_pretrained(folder)
     Sam3Processor(Sam3ImageProcessor(), word_tokenizer).save_pretrained(folder)
     options = {"words": ["cat", "dog"], "threshold": 0.0, "checkpoint": str(folder), "output": output, "device": "cpu"}
-    label_all(LabelSettings(data=str(photographs), **options))
+    label(data=photographs, **options)
     model, processor = Sam3Model.from_pretrained(folder).eval(), Sam3Processor.from_pretrained(folder)
     side, image = model.config.vision_config.image_size, Image.open(photographs / "train" / "a.png")
     expected = []
@@ -109,6 +111,15 @@ def test_a_model_without_texts_is_refused(model, photographs, tmp_path):
     settings = LabelSettings(data=str(photographs), words=["cat"], checkpoint=str(model), output=tmp_path / "labels")
     with pytest.raises(ValueError, match="`checkpoint`"):
         label_all(settings)
+    assert not (tmp_path / "labels").exists()
+
+
+def test_images_in_tables_are_refused(words, photographs, tmp_path):
+    content = (photographs / "train" / "a.png").read_bytes()
+    (tmp_path / "table").mkdir()
+    parquet.write_table(table({"image": [{"bytes": content, "path": "a.png"}]}), tmp_path / "table" / "train.parquet")
+    with pytest.raises(ValueError, match="`data`"):
+        label(data=tmp_path / "table", words=["cat"], checkpoint=str(words), output=tmp_path / "labels")
     assert not (tmp_path / "labels").exists()
 
 
