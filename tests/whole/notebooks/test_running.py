@@ -50,15 +50,14 @@ def test_open_and_look(printed, model, tmp_path):
     assert numbers(windows[-1])[-1] < 1
 
 
-def test_without_a_model_random_weights_are_taken_and_it_is_said(tmp_path):
+def test_without_a_model_that_of_the_package_is_taken_and_it_is_said(tmp_path):
     folder = tmp_path / "clone" / "notebooks"
     folder.mkdir(parents=True)
-    photograph = {"IMAGE": str(ROOT / "docs" / "photograph.jpg"), "SIDE": 64}
-    notebook = execute(FOLDER / "01_open_and_look.ipynb", photograph, folder=folder, timeout=120)
+    notebook = execute(FOLDER / "01_open_and_look.ipynb", {"SIDE": 128}, folder=folder, timeout=120)
     text = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
-    assert "There is no runs/demo/final yet" in text
-    assert "adaptors: one-teacher, another" in text
-    assert (tmp_path / "clone" / "runs" / "untrained" / "config.json").is_file()
+    assert "There is no runs/demo/final" in text
+    assert "adaptors: none" in text
+    assert "summary (1, 384)  features (1, 384, 4, 8)" in text
 
 
 def test_words(printed, words, pictures):
