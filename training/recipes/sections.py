@@ -722,9 +722,9 @@ class LossRecipe(RecipeSection):
             and result, "my_package.my_module:my_loss". All images have equal weight, also if student and teacher only
             share a small part of one (C-RADIOv4's Eq 1).
         summary: A key of `losses.summaries.SUMMARY_LOSSES`, or an import path.
-        border: What happens between the centers of a teacher's outermost positions and the edge of its crop, where a
-            student with more patches has its outermost ones. "masked" compares nothing there; "extended" continues the
-            teacher's map linearly.
+        border: Rule for the band between the centers of a teacher's outermost positions and the edge of its crop, where
+            a student with more patches has its outermost ones. "masked" compares nothing there; "extended" continues
+            the teacher's map linearly.
     """
 
     features: Annotated[str, OneOf(("mse", "smooth_l1", "cosine", "cosine_smooth_l1"), imports=True)] = "mse"

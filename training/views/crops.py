@@ -37,11 +37,11 @@ class _Region(NamedTuple):
 
 
 class ComparedMaps(NamedTuple):
-    """Rows and columns of a consumer's map, and of the student's maps that are compared with it.
+    """Sizes of a consumer's map, and of the student's maps that are compared with it.
 
     Attributes:
-        own: Of the consumer's map.
-        student: Of each map of the student.
+        own: Rows and columns of the consumer's map.
+        student: Rows and columns of each map of the student.
         is_extended: Whether the consumer's map is extended to the edge of its crop.
     """
 
