@@ -218,7 +218,14 @@ def student_config(recipe: Recipe, teachers: Mapping[str, TeacherShape]) -> Radi
 
 def student_patch_size(recipe: Recipe) -> int:
     """Return the student's patch in pixels: teachers need it before the student can be built."""
-    return _config(recipe, recipe.student.config).patch_size
+    key = repr(recipe.student)
+    if key not in _patch_sizes:
+        _patch_sizes[key] = _config(recipe, recipe.student.config).patch_size
+    return _patch_sizes[key]
+
+
+_patch_sizes: dict[str, int] = {}
+"""Those that were asked for: the parts of a run ask for it several times, and a configuration takes milliseconds."""
 
 
 def check_student_views(recipe: Recipe) -> None:
