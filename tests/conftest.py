@@ -101,6 +101,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         _go_on(item, FUZZ_SECONDS / len(fuzz))
     gc.collect()
     gc.freeze()
+    gc.set_threshold(10_000)  # Python's 700 looks after each network that is built: a fiftieth of the time
     gc.enable()
 
 

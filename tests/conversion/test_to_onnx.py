@@ -175,6 +175,7 @@ def test_heads_of_tasks_by_the_names_of_their_outputs(task, tmp_path, capsys):
         torch.testing.assert_close(torch.from_numpy(value), expected[name], rtol=0, atol=1e-4)
 
 
+@pytest.mark.tour
 def test_radio1d_encoder_takes_the_number_of_tokens(tmp_path, capsys):
     model = build_radio1d(num_hidden_layers=2)
     model.save_pretrained(tmp_path / "in")

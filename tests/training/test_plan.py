@@ -1,11 +1,11 @@
 """The command: cards and changes in, Markdown tables out, nothing loaded."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from elsewhere import Elsewhere
+from folders import OURS
 from tiny_plans import RECIPE
 
 from modeling_radio.training.plan import main
@@ -79,7 +79,16 @@ def test_bad_input_is_one_line(
 
 
 WATCHED = """
-import socket, sys
+import os, socket, sys
+from huggingface_hub import constants
+
+constants.HF_HUB_OFFLINE = False
+os.environ |= {"HOME": os.getcwd(), "PATH": ""}
+root, *ours = sys.argv[1:]
+for name in ours:
+    del sys.modules[name]
+sys.path.insert(0, root)
+assert not {"datasets", "timm"} & sys.modules.keys()
 from modeling_radio.training.plan import main
 
 def refuse(*arguments):
@@ -91,12 +100,8 @@ assert not {"datasets", "timm"} & sys.modules.keys()
 """
 
 
-def test_nothing_is_fetched_and_no_data_set_opened(tmp_path: Path) -> None:
-    root = Path(__file__).parents[2]
-    environment = {"PYTHONPATH": str(root), "PATH": "", "HF_HUB_OFFLINE": "0", "HOME": str(tmp_path)}
-    run = subprocess.run(
-        [sys.executable, "-c", WATCHED], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
+def test_nothing_is_fetched_and_no_data_set_opened(elsewhere: Elsewhere, tmp_path: Path) -> None:
+    run = elsewhere.run(WATCHED, tmp_path, Path(__file__).parents[2], *OURS)
     assert run.returncode == 0, run.stderr[-2000:]
     assert "on 8 L4, " in run.stdout
     assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == []
