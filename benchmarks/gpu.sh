@@ -1,52 +1,80 @@
 #!/usr/bin/env bash
-# What only an NVIDIA GPU can show, in three parts of at most eight minutes each:
-#     bash benchmarks/gpu.sh tests        the tests marked `gpu`
-#     bash benchmarks/gpu.sh benchmarks   speed and memory of inference and of the training step, beside native
-#                                         transformers, timm and compiled networks
-#     bash benchmarks/gpu.sh demo         the recipe demo_gpu with its scores; the same command goes on where it stopped
-# It needs this clone and a Python with pip (PYTHON, by default python3), in whose environment it installs what is
-# missing. All results are in the folder gpu-results. A part that fails or takes too long ends with another status.
-set -euo pipefail
+# What only an NVIDIA GPU can show, in parts of at most eight minutes each:
+#     bash benchmarks/gpu.sh              all parts but `demo`, one after the other
+#     bash benchmarks/gpu.sh PART...      these parts
+# In the order of their worth:
+#     tests      the tests marked `gpu`
+#     inference  speed and memory of one image and of full batches, beside native transformers, timm and plain code
+#     step       a training step of the large recipes: its time and kernel starts beside those of `radio plan`
+#     teachers   that step with teachers in 8 bits (fp8, int8)
+#     varlen     that step with PyTorch's attention for packs, `student.attention=varlen_attn`
+#     compile    that step with compiled student and teachers
+#     demo       the recipe demo_gpu with its scores; it downloads its teachers, and the same command goes on
+# All but `demo` need no download: pictures are drawn, weights are random. The Python (PYTHON, by default python3) gets
+# what it lacks by pip: from WHEELS, a folder made elsewhere by `pip wheel --wheel-dir FOLDER ".[dev]" setuptools`, or
+# else from PyPI. Text, tables, card and versions go to RESULTS, by default gpu-results. A part that fails or takes too
+# long does not stop the others; the status is then 1. DEVICE=cpu tries the parts on a CPU, with small networks.
+set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-part=${1:-}
+PARTS=(tests inference step teachers varlen compile)
+SECONDS_OF_PART=480
 PYTHON=${PYTHON:-python3}
-RESULTS=gpu-results
+DEVICE=${DEVICE:-cuda}
+RESULTS=${RESULTS:-gpu-results}
 
-run() { # COMMAND...: for eight minutes at most; what it prints is kept
-    timeout --signal TERM --kill-after 20 480 "$@" 2>&1 | tee "$RESULTS/$part.txt"
+commands_of() { # PART: prints its command, a word a line
+    local words=()
+    case "$1" in
+    tests) words=(pytest -q -n 0 -m gpu) ;;
+    inference) words=(benchmarks.all --only inference --dtypes bfloat16 --device "$DEVICE") ;;
+    step | teachers | varlen | compile) words=(benchmarks.planned --only "$1" --device "$DEVICE") ;;
+    demo) words=(modeling_radio distill --recipe demo_gpu --output "$RESULTS/demo_gpu" --max-minutes 6) ;;
+    *) return 1 ;;
+    esac
+    [[ $DEVICE == cpu && ${words[0]} == benchmarks.* ]] && words+=(--quick)
+    [[ $DEVICE == cpu && $1 == inference ]] && words+=(--preset radio-test --sizes 224)
+    printf '%s\n' "$PYTHON" -m "${words[@]}"
 }
 
-tests() {
-    run "$PYTHON" -m pytest -q -n 0 -m gpu
+limited() { # SECONDS COMMAND...
+    timeout --signal TERM --kill-after 20 "$@"
 }
 
-benchmarks() {
-    run "$PYTHON" -m benchmarks.all --device cuda --only inference,sizes,training --dtypes bfloat16
-    cp -r benchmarks/results "$RESULTS/"
-}
-
-demo() {
-    run "$PYTHON" -m modeling_radio distill --recipe demo_gpu --output "$RESULTS/demo_gpu" --max-minutes 6
-    if [ ! -d "$RESULTS/demo_gpu/final" ]; then
-        echo "Not finished: the same command goes on."
-        return
+run_part() { # PART
+    local command began=$SECONDS
+    mapfile -t command < <(commands_of "$1")
+    limited $SECONDS_OF_PART "${command[@]}" || return
+    if [[ $1 == demo ]]; then
+        [[ -d "$RESULTS/demo_gpu/final" ]] || { echo "Not finished: the same command goes on." && return; }
+        limited $((SECONDS_OF_PART - SECONDS + began)) "$PYTHON" -m modeling_radio evaluate "$RESULTS/demo_gpu/final" \
+            --tasks knn,segmentation_probe,adaptor_fidelity --output "$RESULTS/demo_gpu.json"
     fi
-    "$PYTHON" -m modeling_radio evaluate "$RESULTS/demo_gpu/final" --tasks knn,segmentation_probe,adaptor_fidelity \
-        --output "$RESULTS/demo_gpu.json"
 }
 
-case "$part" in
-tests | benchmarks | demo) ;;
-*)
-    sed -n '2,8s/^# \?//p' "${BASH_SOURCE[0]}"
-    exit 2
-    ;;
-esac
+[[ $# -gt 0 ]] || set -- "${PARTS[@]}"
+for part in "$@"; do
+    commands_of "$part" >/dev/null || {
+        sed -n '2,/^set/s/^# \?//p' "${BASH_SOURCE[0]}"
+        exit 2
+    }
+done
 mkdir -p "$RESULTS"
-"$PYTHON" -c "import modeling_radio, pytest, peft" 2>/dev/null ||
-    "$PYTHON" -m pip install --quiet --editable ".[dev]"
-"$PYTHON" -c "import torch; assert torch.cuda.is_available(), 'torch sees no GPU'"
-nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv >"$RESULTS/gpu.csv"
+if ! "$PYTHON" -c "import modeling_radio, pytest, timm, torchao" 2>/dev/null; then
+    source=(${WHEELS:+--no-index --find-links "$WHEELS"})
+    "$PYTHON" -m pip install --quiet ${source[@]+"${source[@]}"} --editable ".[dev]" || exit
+fi
+if [[ $DEVICE == cuda ]]; then
+    "$PYTHON" -c "import torch; assert torch.cuda.is_available(), 'torch sees no GPU'" || exit
+    nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv >"$RESULTS/gpu.csv"
+fi
 "$PYTHON" -m pip freeze >"$RESULTS/packages.txt"
-"$part"
+failed=()
+for part in "$@"; do
+    echo "== $part"
+    run_part "$part" 2>&1 | tee "$RESULTS/$part.txt" || failed+=("$part")
+    tables=benchmarks/results
+    [[ $DEVICE == cpu ]] && tables=runs/benchmarks-quick
+    cp "$tables/inference.jsonl" "$tables/planned.jsonl" "$RESULTS/" 2>/dev/null
+done
+[[ ${#failed[@]} -eq 0 ]] || { echo "Failed: ${failed[*]}; see $RESULTS." && exit 1; }

@@ -34,7 +34,7 @@ from modeling_radio.training.planning.memory import fit_accumulation
 from modeling_radio.training.recipes.recipe import Recipe, load_recipe, stage_recipes
 from modeling_radio.training.teachers.base import Teacher
 from modeling_radio.training.teachers.published.architectures import PUBLISHED, published_config
-from modeling_radio.training.views.plan import BatchPlan
+from modeling_radio.training.views.plan import BatchPlan, Operations
 
 
 SHARES = (("radio_s", 8), ("radio_s", 64))
@@ -169,17 +169,22 @@ def count_step(name: str, num_ranks: int, changes: tuple[str, ...] = ()) -> Step
         operations = networks.operations(full)
         full = fit_accumulation(networks, full, num_ranks, CARD.memory_gib, operations)
         distiller = Distiller(narrowed(full, networks.student.config.num_attention_heads, folder), folder / "run")
-        plan = BatchPlan(
-            distiller.recipe,
-            NUM_IMAGES // 2,
-            0,
-            num_ranks,
-            patch_size=networks.student.patch_size,
-            operations=operations,
-        )
-        with patch.object(inputs, "plan_batches", lambda *_: plan):
-            distiller.build()
+        build_rank(distiller, num_ranks, networks.student.patch_size, operations)
         return _count(distiller)
+
+
+def build_rank(distiller: Distiller, num_ranks: int, patch_size: int, operations: Operations) -> None:
+    """Build the parts of a run of one process that computes the first rank's share of every step.
+
+    Args:
+        distiller: Of a recipe for the images of `write_images`.
+        num_ranks: Number of ranks of the whole run.
+        patch_size: The student's patch in pixels.
+        operations: As of `BatchPlan`.
+    """
+    plan = BatchPlan(distiller.recipe, NUM_IMAGES // 2, 0, num_ranks, patch_size=patch_size, operations=operations)
+    with patch.object(inputs, "plan_batches", lambda *_: plan):
+        distiller.build()
 
 
 def last_stage(recipe: Recipe) -> Recipe:
@@ -209,7 +214,7 @@ def narrowed(recipe: Recipe, num_heads: int, folder: Path) -> Recipe:
         target = folder / entry.source.replace("/", "--")
         narrow(entry.source).save_pretrained(target)
         options = {**entry.options, "weights": "random"}
-        teachers.append(entry.replace(source=str(target), options=options, precision="bfloat16"))
+        teachers.append(entry.replace(source=str(target), options=options))
     sizes = {"hidden_size": num_heads * HEAD_DIM, "num_attention_heads": num_heads}
     own = {"config": {**recipe.student.config, **sizes}, "adaptor": {**recipe.student.adaptor, **head}}
     student = recipe.student.replace(**own)
