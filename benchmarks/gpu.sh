@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What only an NVIDIA GPU can show, in parts of at most eight minutes each:
+# Tests and measurements that need an NVIDIA GPU, in parts of at most eight minutes each:
 #     bash benchmarks/gpu.sh              all parts but `demo`, one after the other
 #     bash benchmarks/gpu.sh PART...      these parts
 # In the order of their worth:

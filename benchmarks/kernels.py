@@ -37,7 +37,7 @@ from modeling_radio.training.teachers.published.architectures import PUBLISHED, 
 from modeling_radio.training.views.plan import BatchPlan, Operations
 
 
-SHARES = (("radio_s", 8), ("radio_s", 64))
+SHARES = (("radio_s", 8), ("radio_s", 64), ("c_radio_v4_h", 64))
 """Recipes and numbers of ranks."""
 CARD = CARDS["H100"]
 """Card whose memory decides `accumulation_steps: auto`."""

@@ -12,14 +12,22 @@ from modeling_radio.training.recipes.recipe import Recipe
 from modeling_radio.training.views.plan import Grid
 
 
+RECIPES = {
+    "radio_s": (12, 4, {"c-radio": 32}),
+    "c_radio_v4_h": (32, 3, {"siglip2-g": 40, "dino_v3_7b": 40, "sam3": 32}),
+}
+"""Blocks of the student, number of teachers, and blocks of each of their networks."""
+
+
 def test_starts_are_within_15_percent_of_those_of_a_real_step() -> None:
     (table,) = map(json.loads, (ROOT / "benchmarks" / "results" / "kernels.jsonl").read_text().splitlines())
-    rows = [row for row in table["rows"] if row["recipe"] == "radio_s"]  # four teachers read one network
-    assert {row["GPUs"] for row in rows} >= {8, 64}
-    for row in rows:
-        (number,) = re.findall(r"c-radio (\d+) of", row["calls of tokens"])
-        calls = Calls(row["passes"], row["shapes"], 4 * row["shapes"], {"c-radio": int(number)})
-        assert count_starts(calls, 12, {"c-radio": 32}) == pytest.approx(row["starts"], rel=0.15)
+    counted = {("radio_s", 8), ("radio_s", 64), ("c_radio_v4_h", 64)}
+    assert {(row["recipe"], row["GPUs"]) for row in table["rows"]} == counted
+    for row in table["rows"]:
+        student, num_teachers, teachers = RECIPES[row["recipe"]]
+        numbers = {name: int(number) for name, number in re.findall(r"(\S+) (\d+) of", row["calls of tokens"])}
+        calls = Calls(row["passes"], row["shapes"], num_teachers * row["shapes"], numbers)
+        assert count_starts(calls, student, teachers) == pytest.approx(row["starts"], rel=0.15)
 
 
 def test_calls_are_one_for_each_shape_and_canvas(networks: Networks, recipe: Recipe) -> None:

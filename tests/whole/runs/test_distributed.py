@@ -108,16 +108,17 @@ BALANCED = (
 )
 DROPPING = (UNEVEN, "balancing={method: teacher_dropping, ramp_steps: 0}", "teachers.segmenter.options.summary_dim=8")
 NORMALIZERS = (UNEVEN, "export={feature_normalizer: true, intermediate_normalizers: shared, normalizer_images: 40}")
-BALANCED_STREAM = (  # a step is a pass, in which each rank has five images, some of them several times
+BALANCED_STREAM = (  # a step is a pass, in which each rank has six images and three large ones, some several times
     *CONVNEXT.overrides,
-    "data={source: stream, streaming: true, num_images: null, shuffle_buffer: 5, balance: {weights: often}}",
-    "partitions=[{name: low, sizes_px: [64], batch_size: 10}]",
+    "data={source: stream, streaming: true, num_images: null, shuffle_buffer: 3, balance: {weights: often}}",
+    "data.filters.min_side_ratio=1",
+    "partitions=[{name: low, sizes_px: [64], batch_size: 12}, {name: high, sizes_px: [96], batch_size: 6}]",
     # Nothing is random about an image, or its place in the step would decide: ranks see other orders than one process.
     "views={crop_scale: [1, 1], crop_aspect: [1, 1], max_shift_patches: 0, flip_probability: 0, brightness: 0}",
     "views.contrast=0",
 )
-OFTEN = [[2, 1], [3, 0], [1, 1], [2, 0]]
-"""Weights of the images of each file; ranks take files in turn."""
+OFTEN = [[2, 1], [3, 0], [1, 2], [0, 3]]
+"""Weights of the images of each file; ranks take files in turn. Only the first of a file is large enough for "high"."""
 CACHED = (UNEVEN, "views={teachers: cached, cache_dir: cache}")
 FEWER_TOKENS = (
     "student.config.downscale_levels=[1]",
@@ -281,10 +282,9 @@ def write_pictures(folder: Path) -> None:
 def write_stream(folder: Path) -> None:
     folder.mkdir()
     for shard, often in enumerate(OFTEN):
-        images = tiny.NoiseImages(
-            DataRecipe(source="noise", num_images=2, image_size_px=64, seed=shard), is_square=True
-        )
-        rows = {"image": [encode_png(image).numpy().tobytes() for image in images.images], "often": often}
+        recipes = [DataRecipe(source="noise", num_images=1, image_size_px=side, seed=side + shard) for side in (96, 64)]
+        images = [tiny.NoiseImages(each, is_square=True) for each in recipes]
+        rows = {"image": [encode_png(each.images[0]).numpy().tobytes() for each in images], "often": often}
         parquet.write_table(table(rows), folder / f"{shard}.parquet")
 
 
