@@ -626,7 +626,7 @@ class NavitNetwork(RadioNetwork):
 
     def embed(self, result: NetworkOutput) -> Tensor:
         name = self.config.text_adaptor
-        if name not in (self.model.options.heads or {}):
+        if name is None or name not in (self.model.options.heads or {}):
             return super().embed(result)
         return self._read_images(result.tokens, result.grid, [name], "NLC")[2][name].summary
 
