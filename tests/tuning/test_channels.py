@@ -33,7 +33,7 @@ def array(number, dtype=np.uint16):
 def save_tiff(path, values):
     rasterio = pytest.importorskip("rasterio")
     count, height, width = values.shape
-    facts = {"driver": "GTiff", "count": count, "height": height, "width": width, "dtype": values.dtype}
+    facts = {"driver": "GTiff", "count": count, "height": height, "width": width, "dtype": values.dtype, "nodata": 7}
     with rasterio.open(path, "w", **facts, crs="EPSG:32617", transform=rasterio.Affine(1, 0, 0, 0, -1, 0)) as file:
         file.write(values)
 
@@ -51,7 +51,9 @@ def fields(tmp_path):
 
 def test_files_of_each_kind_have_the_same_pixels(tmp_path):
     values = array(0)
+    values[:, :2, :2] = 7  # no data
     save_tiff(tmp_path / "a.tif", values)
+    values[values == 7] = 0
     np.save(tmp_path / "b.npy", values.transpose(1, 2, 0))
     np.save(tmp_path / "c.npy", (values / 65535).astype(np.float32))
     np.save(tmp_path / "d.npy", values.astype(">u2"))

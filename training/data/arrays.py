@@ -31,8 +31,8 @@ def read_channels(path: str | Path, num_channels: int) -> Tensor:
     """Return an image file as float32 in [0, 1], `(num_channels, height, width)`.
 
     Args:
-        path: A TIFF or GeoTIFF, or a `.npy` array with the channels first or last; of integers of 8 or 16 bits, which
-            are divided by 255 or 65535, or of floats in [0, 1].
+        path: A TIFF or GeoTIFF, whose places without data become 0, or a `.npy` array with the channels first or last;
+            of integers of 8 or 16 bits, which are divided by 255 or 65535, or of floats in [0, 1].
         num_channels: Channels that it must have.
 
     Raises:
@@ -67,7 +67,7 @@ def _read_array(path: Path) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)  # a plain TIFF
         with rasterio.open(path) as source:
-            return source.read()
+            return source.read(masked=True).filled(0)
 
 
 def measure_channels(paths: Sequence[str | Path], num_channels: int) -> tuple[list[float], list[float]]:
