@@ -625,10 +625,11 @@ class NavitNetwork(RadioNetwork):
         return summary, features, {name: outputs[name] for name in names}
 
     def embed(self, result: NetworkOutput) -> Tensor:
-        name = self.config.text_adaptor
-        if name is None or name not in (self.model.options.heads or {}):
+        name = self.config.text_adaptor or ""
+        if name not in self.adaptors or name not in (self.model.options.heads or {}):
             return super().embed(result)
-        return self._read_images(result.tokens, result.grid, [name], "NLC")[2][name].summary
+        adaptor: Any = self.adaptors[name]
+        return adaptor(result.tokens, self.patch_features(result.tokens), *result.grid).summary
 
     def build_trunk(self, config: RadioConfig) -> nn.Module:
         return NavitTransformer(config)
