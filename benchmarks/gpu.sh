@@ -14,6 +14,7 @@
 # what it lacks by pip: from WHEELS, a folder made elsewhere by `pip wheel --wheel-dir FOLDER ".[dev]" setuptools`, or
 # else from PyPI. Text, tables, card and versions go to RESULTS, by default gpu-results. A part that fails or takes too
 # long does not stop the others; the status is then 1. DEVICE=cpu tries the parts on a CPU, with small networks.
+# There fp8 and varlen_attn are refused, as their rows say.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
