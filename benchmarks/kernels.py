@@ -177,7 +177,7 @@ def build_rank(distiller: Distiller, num_ranks: int, patch_size: int, operations
     """Build the parts of a run of one process that computes the first rank's share of every step.
 
     Args:
-        distiller: Of a recipe for the images of `write_images`.
+        distiller: Distiller of a recipe for the images of `write_images`.
         num_ranks: Number of ranks of the whole run.
         patch_size: The student's patch in pixels.
         operations: As of `BatchPlan`.

@@ -24,7 +24,7 @@ from modeling_radio.loading_radio import HUB_ID
 
 
 NETWORK = Path(modeling_radio.__file__).parent
-CARRIED = ("serving.app.page", "figures.predictions", "figures.features", "core.machine")
+CARRIED = ("serving.app.page", "figures.predictions", "figures.features", "core.machine", "core.tables")
 """Modules of `modeling_radio` in a Space beside the network: the page and its imports."""
 PACKAGES = ("torch", "torchvision", "transformers", "safetensors", "pillow", "numpy", "matplotlib")
 PYTHON = "3.12"

@@ -57,7 +57,8 @@ def calibrated(**settings) -> TeacherStatistics:
 
 
 def test_parts_of_a_step_count_as_the_whole() -> None:
-    (summary, (a,), _), (_, (b,), _) = targets().values()
+    of_a, of_b = targets().values()
+    summary, (a,), (b,) = of_a.summary, of_a.features, of_b.features
     one, two = (TeacherStatistics(StandardizationRecipe(), TEACHERS) for _ in range(2))
     for statistics, parts in ((one, [slice(0, 4)]), (two, [slice(0, 1), slice(1, 4)])):
         for rows in parts:

@@ -1,4 +1,4 @@
-"""The script for a GPU: its parts with their commands, of which one that fails does not stop the others."""
+"""Steps of recipes beside their plan, and the script for a GPU that runs them."""
 
 import os
 import re
