@@ -13,7 +13,7 @@ export function make(tag, properties = {}, ...children) {
   return made;
 }
 
-export const percent = (share) => `${Math.round(100 * share)} %`;
+export const percent = (share) => (share > 0 && share < 0.005 ? "< 1 %" : `${Math.round(100 * share)} %`);
 
 /** Say something to screen readers; the page shows it anyway. */
 export function announce(text) {
@@ -76,7 +76,7 @@ export function showNamed(named) {
     button.setAttribute("aria-pressed", String(button.dataset.name === named?.name));
   }
   const place = named && `row ${Math.floor(named.best / named.cols) + 1}, column ${(named.best % named.cols) + 1}`;
-  const text = named ? `The picture is light where the model sees "${named.name}", most of all in ${place}. For that patch alone its probability is ${percent(named.share)}.` : "";
+  const text = named ? `The picture is light where the model sees "${named.name}", most of all in ${place}. For that patch alone, the probability of this name is ${percent(named.share)}.` : "";
   element("named").textContent = text;
   element("unname").hidden = !named;
   return text;
@@ -96,7 +96,7 @@ export function showPoint(maps, titles, names) {
   const { row, col } = maps[0];
   const items = maps.map(({ name, cosines }) => make("li", {}, make("span", {}, titles[name]), make("b", {}, percent(shareAlike(cosines)))));
   element("point").replaceChildren(
-    `Row ${row + 1}, column ${col + 1}. So much of the picture is like this patch, by cosines in the upper half of their range:`,
+    `Row ${row + 1}, column ${col + 1}. Share of the picture that is similar to this patch (cosine in the upper half of its range):`,
     make("ul", {}, ...items),
     ...(names ? [`Names of this patch alone: ${listNames(names)}.`] : []),
   );

@@ -87,10 +87,10 @@ function drawMaps() {
   element("scale").hidden = !isAlike;
   element("spaces-note").textContent =
     state.view === "alike" && !maps
-      ? "Click a point first: every map then shows how alike each patch is to it."
+      ? "Click a point first: the map then shows how similar each patch is to it."
       : isAlike
-        ? "Light patches are like the one in the frame, each space by its own measure."
-        : "Three principal components of the patches as red, green and blue. Each space has its own colors.";
+        ? "Light patches are similar to the one in the frame."
+        : `Patches with similar features have similar colors: three principal components as red, green and blue.${seen.spaces.length > 1 ? " Each map has its own colors." : ""}`;
   seen.spaces.forEach((space, i) => {
     const canvas = canvases.get(space.name);
     fit(canvas, picture, MAP_PIXELS);
@@ -98,7 +98,7 @@ function drawMaps() {
       const { cosines, rows, cols, row, col } = maps[i];
       paintCosines(canvas, cosines, rows, cols);
       paintCursor(canvas, row, col, rows, cols);
-      canvas.setAttribute("aria-label", `${state.titles[space.name]}: ${percent(shareAlike(cosines))} of the picture is alike.`);
+      canvas.setAttribute("aria-label", `${state.titles[space.name]}: ${percent(shareAlike(cosines))} of the picture is similar.`);
     } else {
       paintColors(canvas, space.colors, space.rows, space.cols);
       canvas.setAttribute("aria-label", `${state.titles[space.name]}: principal components as colors, ${space.cols} by ${space.rows} patches.`);
@@ -150,7 +150,7 @@ async function moveCursor(cursor) {
     if (!wasShown) state.view = "alike";
     const shares = state.maps.map(({ name, cosines }) => `${state.titles[name]} ${percent(shareAlike(cosines))}`);
     const names = state.patchNames ? ` Names of this patch alone: ${listNames(state.patchNames)}.` : "";
-    announce(`Row ${cursor.row + 1}, column ${cursor.col + 1}. Alike: ${shares.join(", ")}.${names}`);
+    announce(`Row ${cursor.row + 1}, column ${cursor.col + 1}. Similar: ${shares.join(", ")}.${names}`);
   } else {
     state.view = "colors";
     announce("No cursor.");
@@ -193,7 +193,7 @@ function describe({ site, backend, threads, precision, bytes }) {
   element("names-card").hidden = !site.names;
   element("name-form").hidden = !site.names?.patches;
   if (site.names) {
-    element("names-help").textContent = `Of ${site.names.labels.length} classes. One of them always comes first, also where none fits.${site.names.patches ? " Choose one to see where." : ""}`;
+    element("names-help").textContent = `The most probable of ${site.names.labels.length} names. One always comes first, even if none fits.${site.names.patches ? " Choose one to see where the model sees it." : ""}`;
     offerNames(site.names.labels);
   }
   const [model, runtime] = [bytes, site.runtime[backend].bytes].map((each) => (each / 1e6).toFixed(1));
@@ -210,7 +210,7 @@ function describe({ site, backend, threads, precision, bytes }) {
     canvas.setAttribute("role", "img");
     canvases.set(name, canvas);
     followCursor(canvas, () => state.seen && { ...state.seen, cursor: state.cursor }, (cursor) => busily(() => moveCursor(cursor)));
-    const caption = make("figcaption", {}, title, make("span", { className: "quiet" }, `${width} numbers a patch`));
+    const caption = make("figcaption", {}, title, make("span", { className: "quiet" }, `${width} numbers for each patch`));
     element("maps").append(make("figure", { dataset: { space: name } }, canvas, caption));
   }
 }

@@ -209,7 +209,7 @@ def test_keys_alone_reach_everything(watch):
     page.keyboard.press("ArrowRight")  # shows the cursor in the middle
     settle(watch)
     rows, cols = 4, 6
-    assert text(watch, "#announce").startswith(f"Row {rows // 2 + 1}, column {cols // 2 + 1}. Alike: Backbone")
+    assert text(watch, "#announce").startswith(f"Row {rows // 2 + 1}, column {cols // 2 + 1}. Similar: Backbone")
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowUp")
     settle(watch)
@@ -217,7 +217,7 @@ def test_keys_alone_reach_everything(watch):
     page.keyboard.press("Shift+ArrowLeft")
     settle(watch)
     assert text(watch, "#announce").startswith(f"Row {rows // 2}, column 1.")
-    assert page.locator("#maps canvas").first.get_attribute("aria-label").endswith("of the picture is alike.")
+    assert page.locator("#maps canvas").first.get_attribute("aria-label").endswith("of the picture is similar.")
     page.keyboard.press("Escape")
     settle(watch)
     assert "principal components" in page.locator("#maps canvas").first.get_attribute("aria-label")
