@@ -224,13 +224,11 @@ class Recipe(RecipeSection):
         rule = f"below {len(own)}, the number of the partition's teachers, or null for all"
         require(self.share_of_images(partition) < 1, path, number, rule)
         is_dropping = self.balancing.method == "teacher_dropping"
-        is_small = partition.batch_size is not None and partition.batch_size * number < len(own)
         for use, is_used in (
             ("`views.teachers: cached`, which runs all teachers once for each image", self.views.teachers == "cached"),
             ("`balancing.method: teacher_dropping`, for which all must see an image", is_dropping),
             ("`contrastive.weight` above 0, which compares all images", self.contrastive.weight > 0),
             ("`shard: true` of a teacher, which all ranks must call equally often", any(each.shard for each in own)),
-            ("a `batch_size` so small that some steps have no image for a teacher", is_small),
         ):
             require(not is_used, path, number, f"null with {use}")
 

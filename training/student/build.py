@@ -33,7 +33,13 @@ from modeling_radio.training.student.parameters import freeze_projection_of_clip
 from modeling_radio.training.student.regularizers import add_damp, add_spectral_scales
 from modeling_radio.training.teachers.outputs import TeacherShape
 from modeling_radio.training.views.crops import check_other_windows
-from modeling_radio.training.views.plan import Grid, check_windows, extreme_grids, fitting_windows
+from modeling_radio.training.views.plan import (
+    Grid,
+    check_teachers_per_image,
+    check_windows,
+    extreme_grids,
+    fitting_windows,
+)
 
 
 _SHAPE = (4096, 768, 768)  # our choice: rows, inputs and outputs of a linear layer large enough for its full speed
@@ -232,8 +238,8 @@ def check_student_views(recipe: Recipe) -> None:
     """Refuse images that the student cannot take, and windows without effect, before anything is built.
 
     Raises:
-        RecipeError: If a size of a partition is too large or no multiple of the patch, or as `check_windows` and
-            `check_other_windows` do.
+        RecipeError: If a size of a partition is too large or no multiple of the patch, or as `check_windows`,
+            `check_other_windows` and `check_teachers_per_image` do.
     """
     count = recipe.data.num_channels
     if count is not None and recipe.student.architecture != OWN_ARCHITECTURE:
@@ -253,6 +259,7 @@ def check_student_views(recipe: Recipe) -> None:
             raise RecipeError(f"`{path}` must be multiples of the patch, {config.patch_size} px, got {wrong}.")
         check_windows(recipe, partition, config)
         check_other_windows(recipe, partition, config.patch_size)
+        check_teachers_per_image(recipe, partition, config.patch_size)
         for size in partition.sizes_px:
             grids = extreme_grids(recipe, partition, size, config.patch_size)
             side = max(max(grid) for grid in grids) * config.patch_size

@@ -682,6 +682,20 @@ def images_per_step(partition: PartitionRecipe, patch_size: int) -> int:
     return max(1, int(partition.token_budget / mean_tokens + 1e-9))  # rounding of the shares takes no image
 
 
+def check_teachers_per_image(recipe: Recipe, partition: PartitionRecipe, patch_size: int) -> None:
+    """Refuse steps in which a teacher sees no image, where each image is shown to some of the teachers.
+
+    Raises:
+        RecipeError: If a step has too few images.
+    """
+    count, number = partition.teachers_per_image, images_per_step(partition, patch_size)
+    if count is not None and number * count < len(partition.teachers or recipe.teachers):
+        raise RecipeError(
+            f"`partitions.{partition.name}.teachers_per_image` must be null with as few images in a step as {number}, "
+            f"of which a teacher may see none, got {count}."
+        )
+
+
 def plan_shapes(recipe: Recipe, partition: PartitionRecipe, patch_size: int) -> UniformShapes | PackedShapes:
     """Return the plan of a partition's image sizes."""
     kind = UniformShapes if partition.token_budget is None else PackedShapes

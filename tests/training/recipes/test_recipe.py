@@ -178,7 +178,6 @@ def test_a_refused_override_is_one_line_that_names_it(override: str, rule: str) 
         "balancing.method=teacher_dropping",
         "contrastive.weight=0.1",
         "teachers.nanodet-g.shard=true",
-        "partitions.low.batch_size=2",
     ],
 )
 def test_settings_that_need_all_teachers_of_an_image_are_refused(conflict: str) -> None:

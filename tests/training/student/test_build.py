@@ -80,6 +80,13 @@ class TestConfiguration:
         with pytest.raises(RecipeError, match=r"^`partitions\.low\.sizes_px`"):
             check_student_views(recipe.replace(partitions=[PartitionRecipe(name="low", sizes_px=[64, 72])]))
 
+    @pytest.mark.parametrize("images", [{"batch_size": 2}, {"batch_size": None, "token_budget": 2 * 16}])
+    def test_a_teacher_that_would_see_no_image_of_a_step_is_refused(self, images: dict) -> None:
+        low = PartitionRecipe(name="low", sizes_px=[64], teachers_per_image=1, **images)
+        check_student_views(recipe_with().replace(partitions=[low.replace(teachers_per_image=2)]))
+        with pytest.raises(RecipeError, match=r"^`partitions\.low\.teachers_per_image`"):
+            check_student_views(recipe_with().replace(partitions=[low]))
+
     def test_teachers_see_rgb(self) -> None:
         config = {"num_channels": 5, "norm_mean": [0.5] * 5, "norm_std": [0.2] * 5}
         with pytest.raises(RecipeError, match=r"`student\.config\.num_channels`"):
