@@ -26,7 +26,7 @@ from modeling_radio.demo.images import LABELED_PACKAGES
 from modeling_radio.evaluation.data import EvaluationData
 from modeling_radio.evaluation.data_tables import TableData
 from modeling_radio.evaluation.features import FeatureStore
-from modeling_radio.evaluation.models.pretrained import RawPixels, random_vit
+from modeling_radio.evaluation.models.pretrained import RawPixels, random_network
 from modeling_radio.evaluation.models.radio import open_radio
 from modeling_radio.evaluation.models.teachers import TeacherFeatures
 from modeling_radio.evaluation.settings import PRESETS, DataOptions, TaskSettings
@@ -131,7 +131,7 @@ def measure_sets(settings: ResultsSettings, command: str) -> tuple[Results, dict
     teachers = build_teachers(reachable_teachers(recipe), student.patch_size)
     others = [open_radio(folder, name=name_of_folder(folder), device=device) for folder in settings.others]
     models: list[FeatureModel] = [RawPixels(student.patch_size, student.size_px, device)]
-    models += [random_vit(student.model.config, size_px=student.size_px, device=student.device), student, *others]
+    models += [random_network(student.model.config, size_px=student.size_px, device=student.device), student, *others]
     models += [
         TeacherFeatures(
             teacher.to(device), patch_size=student.patch_size, size_px=student.size_px, name=f"teacher {name}"

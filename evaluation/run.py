@@ -15,7 +15,7 @@ from modeling_radio.evaluation.data import check_kind
 from modeling_radio.evaluation.data_tables import open_data
 from modeling_radio.evaluation.features import FeatureStore
 from modeling_radio.evaluation.models.opening import open_model
-from modeling_radio.evaluation.models.pretrained import RawPixels, random_vit
+from modeling_radio.evaluation.models.pretrained import RawPixels, random_network
 from modeling_radio.evaluation.models.radio import AUTOCAST_TYPES, RadioFeatures, open_radio, tiles_of
 from modeling_radio.evaluation.models.teachers import TeacherFeatures
 from modeling_radio.evaluation.settings import RETRIEVAL, EvaluationSettings
@@ -229,6 +229,6 @@ def _baselines(settings: EvaluationSettings, model: RadioFeatures) -> list[Featu
     return [
         RawPixels(model.patch_size, size, device)
         if name == "pixels"
-        else random_vit(model.model.config, size_px=size, seed=settings.random_seed, device=device)
+        else random_network(model.model.config, size_px=size, seed=settings.random_seed, device=device)
         for name in dict.fromkeys(settings.baselines)
     ]

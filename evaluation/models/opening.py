@@ -11,7 +11,7 @@ from modeling_radio import RadioConfig
 from modeling_radio.core.checkpoints import read_config, without_reports
 from modeling_radio.core.hub import find_folder
 from modeling_radio.core.ids import standard_id
-from modeling_radio.evaluation.models.pretrained import RawPixels, open_huggingface, open_timm, random_vit
+from modeling_radio.evaluation.models.pretrained import RawPixels, open_huggingface, open_timm, random_network
 from modeling_radio.evaluation.models.radio import RadioFeatures, open_radio
 from modeling_radio.evaluation.models.teachers import TeacherFeatures
 from modeling_radio.metrics.feature_model import FeatureModel
@@ -65,7 +65,7 @@ def _open(name: str, beside: RadioFeatures, options: dict[str, Any]) -> FeatureM
     if name == "pixels":
         return RawPixels(beside.patch_size, size_px, beside.device)
     if name == "random-vit":
-        return random_vit(beside.model.config, size_px=size_px, device=beside.device)
+        return random_network(beside.model.config, size_px=size_px, device=beside.device)
     if kind == "teacher":
         kind, _, source = rest.partition(":")
         teacher = build_teacher(name, kind=kind, source=source or None, grid_stride=beside.patch_size)

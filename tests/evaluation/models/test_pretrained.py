@@ -18,7 +18,7 @@ from modeling_radio.evaluation.models.pretrained import (
     TimmFeatures,
     open_huggingface,
     open_timm,
-    random_vit,
+    random_network,
 )
 from modeling_radio.evaluation.models.radio import RadioFeatures
 from modeling_radio.metrics.feature_model import FeatureModel, TextModel
@@ -362,14 +362,14 @@ def test_raw_pixels_keep_every_pixel_of_a_patch():
 
 def test_a_random_network_depends_on_its_seed_and_disturbs_no_other(tiny_model):
     before = torch.random.get_rng_state()
-    models = [random_vit(tiny_model.config, size_px=32, seed=seed) for seed in (0, 0, 1)]
+    models = [random_network(tiny_model.config, size_px=32, seed=seed) for seed in (0, 0, 1)]
     assert torch.equal(before, torch.random.get_rng_state())
     pixels = torch.rand(1, 3, 32, 32)
     one, same, other = (model.encode(pixels).summary for model in models)
     assert torch.equal(one, same)
     assert not torch.allclose(one, other)
     assert models[0].adaptor_names == ()
-    assert random_vit(tiny_model.config, size_px=32, device=torch.device("meta")).device.type == "meta"
+    assert random_network(tiny_model.config, size_px=32, device=torch.device("meta")).device.type == "meta"
 
 
 def test_autocast_changes_the_features_a_little(tmp_path):
