@@ -71,12 +71,20 @@ def test_files_of_each_kind_have_the_same_pixels(tmp_path):
         (array(0).astype(np.int16), "without a sign"),
         (array(0) / 100, r"\[0, 1\]"),
         (np.full((CHANNELS, 2, 2), np.nan), r"\[0, 1\]"),
+        (np.zeros((CHANNELS, 0, 2)), "shape"),
         (np.array([{"a": 1}], dtype=object), "npy file"),
     ],
 )
 def test_files_that_cannot_be_right(values, message, tmp_path):
     np.save(tmp_path / "x.npy", values, allow_pickle=values.dtype == object)
     with pytest.raises(ValueError, match=message):
+        read_channels(tmp_path / "x.npy", CHANNELS)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x93NUMPY\x01\x00\x02\x00{("])
+def test_files_that_are_no_arrays(content, tmp_path):
+    (tmp_path / "x.npy").write_bytes(content)
+    with pytest.raises(ValueError, match=r"x\.npy"):
         read_channels(tmp_path / "x.npy", CHANNELS)
 
 

@@ -6,6 +6,7 @@ import itertools
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 import torch
@@ -40,12 +41,12 @@ def read_channels(path: str | Path, num_channels: int) -> Tensor:
     """
     try:
         values = _read_array(Path(path))
-    except (OSError, ValueError) as error:  # also rasterio's
+    except (OSError, ValueError, TokenError) as error:  # also rasterio's; the last is NumPy's of a broken header
         raise ValueError(f"{str(path)!r} is no TIFF and no .npy file that can be read: {error}") from error
     values = values[None] if values.ndim == 2 else values
     if values.ndim == 3 and len(values) != num_channels and values.shape[2] == num_channels:
         values = values.transpose(2, 0, 1)
-    if values.ndim != 3 or len(values) != num_channels:
+    if values.ndim != 3 or len(values) != num_channels or not values.size:
         raise ValueError(f"`num_channels` is {num_channels}, but {str(path)!r} has the shape {values.shape}.")
     kind = values.dtype.newbyteorder("=")
     if kind not in WHITE and kind.kind != "f":
@@ -59,7 +60,8 @@ def read_channels(path: str | Path, num_channels: int) -> Tensor:
 
 def _read_array(path: Path) -> np.ndarray:
     if path.suffix.lower() == ARRAY_SUFFIX:
-        return np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)  # np.load also tries other formats
     try:
         import rasterio
     except ImportError as error:
