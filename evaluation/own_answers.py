@@ -25,7 +25,7 @@ from modeling_radio.evaluation.models.teachers import network_fingerprint
 from modeling_radio.evaluation.run import check_outputs
 from modeling_radio.evaluation.settings import EvaluationSettings, is_named_set
 from modeling_radio.figures.page import Drawing, Section
-from modeling_radio.figures.predictions import Opened, open_model, predict_tiles, read_radio_config
+from modeling_radio.figures.predictions import Opened, check_tiles, open_model, predict_tiles, read_radio_config
 from modeling_radio.metrics.bootstrap import Interval, bootstrap_intervals
 from modeling_radio.metrics.results import STUDENT, Measurement, Results, Source, class_tables
 from modeling_radio.metrics.tallies import (
@@ -296,6 +296,7 @@ class _Tiled(nn.Module):
 
     def __init__(self, model: RadioPreTrainedModel, tiles: ViewOptions):
         super().__init__()
+        check_tiles(model, tiles)
         self.model, self.tiles = model, tiles
 
     def forward(self, pixel_values: Tensor) -> Any:

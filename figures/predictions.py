@@ -27,7 +27,7 @@ from modeling_radio import (
     RadioModel,
     RadioPreTrainedModel,
 )
-from modeling_radio.checks_radio import check_choice
+from modeling_radio.checks_radio import Resolution, check_choice
 from modeling_radio.core.machine import find_device
 from modeling_radio.core.tables import counted
 from modeling_radio.cpu import choose_cpu_blocks
@@ -294,14 +294,19 @@ class Prediction:
         return draw_bounding_boxes(image, torch.tensor([box.area for box in boxes]), colors=colors, width=2)
 
 
-def predict_tiles(model: RadioPreTrainedModel, pixel_values: Tensor, tiles: ViewOptions) -> Any:
-    """Return the output of a tuned model for images, `(batch, channels, height, width)`, that it sees in tiles.
+def check_tiles(model: RadioPreTrainedModel, tiles: ViewOptions) -> None:
+    """Refuse tiles that a tuned model does not take.
 
     Raises:
-        ValueError: If its task has no tiles.
+        ValueError: If its task has no tiles, or not of this size.
     """
     if not isinstance(model, TILED):
         raise ValueError(f"`tile_size` must be left out for a {type(model).__name__}, got {tiles.tile_size}.")
+    tiles.tiles(model.config, Resolution(1, 1))  # refuses a size that does not fit
+
+
+def predict_tiles(model: Any, pixel_values: Tensor, tiles: ViewOptions) -> Any:
+    """Return the output of one of `TILED` for images, `(batch, channels, height, width)`, that it sees in tiles."""
     return model.predict(pixel_values, tile_size=tiles.tile_size, tile_overlap=tiles.tile_overlap)
 
 

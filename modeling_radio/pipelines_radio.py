@@ -531,23 +531,16 @@ class RadioZeroShotObjectDetectionPipeline(AnySizeBatches, _WordMaps):
         enlarged = F.interpolate(logits, (rows, cols), mode="bilinear", align_corners=False)
         regions = find_regions(enlarged[0].softmax(dim=0), least_area=factor**2)
         boxes = regions.boxes * torch.tensor([width / cols, height / rows], device=logits.device).repeat(2)
-        found = [
-            {
-                "number": number,
-                "score": score,
-                "label": candidate_labels[label],
-                "box": dict(zip(("xmin", "ymin", "xmax", "ymax"), map(round, box), strict=True)),
-            }
-            for number, (score, label, box) in enumerate(
-                zip(regions.scores.tolist(), regions.labels.tolist(), boxes.tolist(), strict=True)
-            )
-            if score >= threshold
-        ]
-        found = sorted(found, key=lambda each: -each["score"])[:top_k]
-        for each in found:
-            region = regions.numbers == each.pop("number")
+        scores, labels, boxes = regions.scores.tolist(), regions.labels.tolist(), boxes.tolist()
+        found = []
+        for number in sorted(range(len(scores)), key=lambda number: -scores[number])[:top_k]:
+            if scores[number] < threshold:
+                break
+            box = dict(zip(("xmin", "ymin", "xmax", "ymax"), map(round, boxes[number]), strict=True))
+            found.append({"score": scores[number], "label": candidate_labels[labels[number]], "box": box})
             if return_masks:
-                each["mask"] = to_pil_image(255 * region.byte().cpu()).resize((width, height), Image.Resampling.NEAREST)
+                mask = to_pil_image(255 * (regions.numbers == number).byte().cpu())
+                found[-1]["mask"] = mask.resize((width, height), Image.Resampling.NEAREST)
         return found
 
 

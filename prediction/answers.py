@@ -14,10 +14,9 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from transformers import pipeline
 
 from modeling_radio import RadioForInstanceSegmentation, RadioForZeroShotImageClassification, class_of
-from modeling_radio.checks_radio import Resolution
 from modeling_radio.core.settings import hash_of
 from modeling_radio.evaluation.models.teachers import network_fingerprint
-from modeling_radio.figures.predictions import TILED, Opened, Prediction, predict, shown
+from modeling_radio.figures.predictions import Opened, Prediction, check_tiles, predict, shown
 from modeling_radio.pipelines_radio import RadioObjectDetectionPipeline, limits_of
 from modeling_radio.tasks_radio import PIPELINES, task_of
 from modeling_radio.views_radio import ViewOptions
@@ -103,9 +102,7 @@ class Answering:
             limits_of(model.config, self.threshold)
         impl = class_of((PIPELINES | task.own_pipelines)[task.pipeline].impl)
         if self.tiles is not None:
-            if not isinstance(model, TILED):
-                raise ValueError(f"`tile_size` must be left out for a {name}, got {self.tiles.tile_size}.")
-            self.tiles.tiles(model.config, Resolution(1, 1))  # refuses a size that does not fit
+            check_tiles(model, self.tiles)
         build: Any = pipeline  # its overloads know no models but those of transformers
         self._pipeline = build(
             task.pipeline,
@@ -179,17 +176,17 @@ def reduced(image: Image.Image) -> Image.Image:
     return image.resize((min(width, MOST_PIXELS // height), min(height, MOST_PIXELS // width)))
 
 
-def with_boxes_of(answer: Answer, small: tuple[int, int], size: tuple[int, int]) -> dict[str, Any]:
-    """Return the values of an answer with boxes in pixels of the image before `reduced`.
+def with_boxes_of(answer: Answer, old: tuple[int, int], new: tuple[int, int]) -> dict[str, Any]:
+    """Return the values of an answer with boxes in pixels of the image at another size.
 
     Args:
-        answer: For the reduced image.
-        small: Its width and height.
-        size: Width and height before.
+        answer: The answer.
+        old: Width and height of the image that it is for.
+        new: The other width and height.
     """
-    if OBJECTS not in answer.values or small == size:
+    if OBJECTS not in answer.values or old == new:
         return answer.values
-    scales = [after / before for before, after in zip(small * 2, size * 2, strict=True)]
+    scales = [after / before for before, after in zip(old * 2, new * 2, strict=True)]
     objects = [
         {**each, "box": [side * scale for side, scale in zip(each["box"], scales, strict=True)]}
         for each in answer.values[OBJECTS]
@@ -197,17 +194,17 @@ def with_boxes_of(answer: Answer, small: tuple[int, int], size: tuple[int, int])
     return {**answer.values, OBJECTS: objects}
 
 
-def enlarged(answer: Answer, small: tuple[int, int], size: tuple[int, int]) -> Answer:
-    """Return an answer for the image before `reduced`; arguments as of `with_boxes_of`."""
-    if small == size:
+def at_size(answer: Answer, old: tuple[int, int], new: tuple[int, int]) -> Answer:
+    """Return an answer for the image at another size; arguments as of `with_boxes_of`."""
+    if old == new:
         return answer
-    values, image = with_boxes_of(answer, small, size), answer.image
+    values, image = with_boxes_of(answer, old, new), answer.image
     if OBJECTS in values:
         values[OBJECTS] = [
-            {**each, "mask": run_lengths(_resized(mask_of(each["mask"]), size))} if "mask" in each else each
+            {**each, "mask": run_lengths(_resized(mask_of(each["mask"]), new))} if "mask" in each else each
             for each in values[OBJECTS]
         ]
-    return Answer(values, None if image is None else _resized(image, size))
+    return Answer(values, None if image is None else _resized(image, new))
 
 
 def _resized(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -221,15 +218,17 @@ def _read_classes(found: Any, size: tuple[int, int], numbers: Mapping[str, int])
 
 
 def _read_objects(found: Any, size: tuple[int, int], numbers: Mapping[str, int]) -> Answer:
+    return read_objects(found)
+
+
+def read_objects(found: Sequence[Mapping[str, Any]]) -> Answer:
+    """Return the answer of a pipeline's objects; a box is the pipeline's, or that of the mask."""
     objects = []
     for each in found:
         one = {"label": each["label"], "score": float(each["score"])}
-        if "mask" in each:
-            mask = np.asarray(each["mask"]) > 0
-            one |= {"box": box_of(mask), "mask": run_lengths(mask)}
-        else:
-            one |= {"box": [float(each["box"][side]) for side in SIDES]}
-        objects.append(one)
+        mask = np.asarray(each["mask"]) > 0 if "mask" in each else None
+        one["box"] = [float(each["box"][side]) for side in SIDES] if mask is None or "box" in each else box_of(mask)
+        objects.append(one if mask is None else {**one, "mask": run_lengths(mask)})
     return Answer({OBJECTS: objects})
 
 

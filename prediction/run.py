@@ -39,7 +39,7 @@ from modeling_radio.prediction.answers import (
     SEGMENTS,
     Answer,
     Answering,
-    enlarged,
+    at_size,
     mask_of,
     reduced,
 )
@@ -256,7 +256,7 @@ class _PredictedPart:
                 yield {"image": name, "error": image}
                 continue
             answer, answered = next(answers)
-            answer = enlarged(answer, answered.size, image.size)
+            answer = at_size(answer, answered.size, image.size)
             size = {"width": image.width, "height": image.height}
             yield {"image": name, **size, **answer.values, **self._stored(name, answer)}
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor
@@ -21,7 +20,7 @@ from modeling_radio.core.machine import find_device
 from modeling_radio.core.trust import check_parts
 from modeling_radio.figures.predictions import DTYPES, LabeledRegion, Opened, Prediction, open_model, shown
 from modeling_radio.pipelines_radio import RadioZeroShotObjectDetectionPipeline
-from modeling_radio.prediction.answers import OBJECTS, SIDES, Answer, box_of, identity_of, mask_of, run_lengths
+from modeling_radio.prediction.answers import OBJECTS, Answer, at_size, identity_of, mask_of, read_objects
 from modeling_radio.prediction.label import LabelSettings
 from modeling_radio.prediction.predict import PredictSettings
 from modeling_radio.prediction.run import Predicted, answer_all, check_output
@@ -107,21 +106,12 @@ class _WordObjects(ABC):
         small = shown(pil_to_tensor(picture))
         height, width = small.shape[-2:]
         (answer,) = self([picture])
-        found = answer.values[OBJECTS]
-        across, down = width / picture.width, height / picture.height
-        regions = [
-            LabeledRegion(
-                np.asarray(Image.fromarray(mask_of(each["mask"])).resize((width, height), Image.Resampling.NEAREST))
-                > 0,
-                f"{each['label']} {each['score']:.2f}",
-                self.words.index(each["label"]),
-            )
-            for each in found
-        ]
-        boxes = [
-            region._replace(area=tuple(np.multiply(each["box"], (across, down, across, down)).round().tolist()))
-            for region, each in zip(regions, found, strict=True)
-        ]
+        found = at_size(answer, picture.size, (width, height)).values[OBJECTS]
+        regions, boxes = [], []
+        for each in found:
+            label, index = f"{each['label']} {each['score']:.2f}", self.words.index(each["label"])
+            regions.append(LabeledRegion(mask_of(each["mask"]) > 0, label, index))
+            boxes.append(LabeledRegion(tuple(map(round, each["box"])), label, index))
         return Prediction(", ".join(region.label for region in regions) or "nothing", small, [*regions, *boxes])
 
 
@@ -146,25 +136,12 @@ class _OfRadio(_WordObjects):
         words = [*self.words, *self.around]
         options: dict[str, Any] = {"threshold": self.threshold, "return_masks": True, "batch_size": len(images)}
         found = self._finder(list(images), words, **options)
-        return [
-            Answer({OBJECTS: [_of_region(each) for each in objects if each["label"] in self.words]})
-            for objects in found
-        ]
+        return [read_objects([each for each in objects if each["label"] in self.words]) for objects in found]
 
     def identity(self) -> dict[str, Any]:
         """Return hashes of the model and of how it is asked."""
         opened = self.opened
         return {**identity_of(opened.model, opened.processor, opened.tokenizer), "around": list(self.around)}
-
-
-def _of_region(found: Mapping[str, Any]) -> dict[str, Any]:
-    box = [float(found["box"][side]) for side in SIDES]
-    return {
-        "label": found["label"],
-        "score": found["score"],
-        "box": box,
-        "mask": run_lengths(np.asarray(found["mask"]) > 0),
-    }
 
 
 @dataclass
@@ -181,15 +158,14 @@ class _OfSam3(_WordObjects):
 
     @torch.no_grad()
     def __call__(self, images: Sequence[Image.Image]) -> list[Answer]:
-        return [Answer({OBJECTS: self._objects(image)}) for image in images]
+        return [read_objects(self._objects(image)) for image in images]
 
     def _objects(self, image: Image.Image) -> list[dict[str, Any]]:
         side = self.model.config.vision_config.image_size
         inputs = self.processor(image, size={"height": side, "width": side}, return_tensors="pt")
         seen = self.model.get_vision_features(inputs["pixel_values"].to(self.model.device, self.model.dtype))
-        return sorted(
-            (each for word in self.words for each in self._of_word(seen, word, image)), key=lambda each: -each["score"]
-        )
+        found = [each for word in self.words for each in self._of_word(seen, word, image)]
+        return sorted(found, key=lambda each: -each["score"])
 
     def _of_word(self, seen: Any, word: str, image: Image.Image) -> list[dict[str, Any]]:
         texts = self.processor(text=word, return_tensors="pt").to(self.model.device)
@@ -197,12 +173,8 @@ class _OfSam3(_WordObjects):
         (found,) = self.processor.post_process_instance_segmentation(
             output, threshold=self.threshold, target_sizes=[(image.height, image.width)]
         )
-        masks = [mask.cpu().numpy() > 0 for mask in found["masks"]]
-        return [
-            {"label": word, "score": score, "box": box_of(mask), "mask": run_lengths(mask)}
-            for score, mask in zip(found["scores"].float().tolist(), masks, strict=True)
-            if mask.any()
-        ]
+        pairs = zip(found["scores"].float().tolist(), (found["masks"] > 0).cpu(), strict=True)
+        return [{"label": word, "score": score, "mask": mask} for score, mask in pairs if mask.any()]
 
     def identity(self) -> dict[str, Any]:
         """Return hashes of the model and of how it is asked."""
@@ -210,10 +182,11 @@ class _OfSam3(_WordObjects):
 
 
 def _open(settings: LabelSettings) -> _OfRadio | _OfSam3:
-    kind = PreTrainedConfig.get_config_dict(settings.checkpoint)[0].get("model_type")
-    if kind in SAM3_TYPES:
+    is_sam3 = PreTrainedConfig.get_config_dict(settings.checkpoint)[0].get("model_type") in SAM3_TYPES
+    usual = SAM3_THRESHOLD if is_sam3 else RADIO_THRESHOLD
+    threshold = usual if settings.threshold is None else settings.threshold
+    if is_sam3:
         folder, device = find_folder(settings.checkpoint, "checkpoint"), find_device(settings.device)
-        threshold = SAM3_THRESHOLD if settings.threshold is None else settings.threshold
         model = Sam3Model.from_pretrained(folder, dtype=DTYPES[settings.dtype]).eval().to(device)  # pyrefly: ignore
         return _OfSam3(settings.words, threshold, model, Sam3Processor.from_pretrained(folder))
     check_parts(settings.checkpoint)
@@ -223,5 +196,4 @@ def _open(settings: LabelSettings) -> _OfRadio | _OfSam3:
             f"`checkpoint` must be SAM3, or a RADIO model with a text tower, got {settings.checkpoint!r} without: "
             "`radio convert --text-tower` and `radio add-words` add one."
         )
-    threshold = RADIO_THRESHOLD if settings.threshold is None else settings.threshold
     return _OfRadio(settings.words, threshold, opened, settings.around)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torchvision import tv_tensors
 
 from modeling_radio import RadioConfig, RadioPreTrainedModel
 from modeling_radio.training.data.arrays import ARRAY_SUFFIXES, LEAST_DEVIATION
@@ -69,29 +70,15 @@ def with_paths(table: Dataset) -> Dataset:
     return cast("Dataset", others.add_column("image", cast(Any, paths)))  # pyrefly: ignore[missing-argument]
 
 
-class ChannelJitter(nn.Module):
-    """Brightens each channel of a sample by a factor of its own; colors need no meaning.
-
-    Args:
-        strength: Largest change of the factor from 1.
-    """
-
-    def __init__(self, strength: float) -> None:
-        super().__init__()
-        self.strength = strength
-
-    def forward(self, sample: dict[str, Any]) -> dict[str, Any]:
-        image = sample["image"]
-        factors = 1 + self.strength * (2 * torch.rand(len(image), 1, 1) - 1)
-        sample["image"] = type(image)((image * factors).clamp(0, 1))
-        return sample
+def clamped(image: tv_tensors.Image) -> tv_tensors.Image:
+    """Return a resized image with values in [0, 1], as `RadioImageProcessor` does."""
+    return tv_tensors.wrap(image.clamp(0, 1), like=image)
 
 
-class Clamp(nn.Module):
-    """Brings the pixels of a resized sample back into [0, 1], as `RadioImageProcessor` does."""
-
-    def forward(self, sample: dict[str, Any]) -> dict[str, Any]:
-        return {**sample, "image": type(sample["image"])(sample["image"].clamp(0, 1))}
+def jittered(image: tv_tensors.Image, strength: float) -> tv_tensors.Image:
+    """Return an image whose channels are each multiplied by a random factor from 1 - `strength` to 1 + `strength`."""
+    factors = 1 + strength * (2 * torch.rand(len(image), 1, 1) - 1)
+    return tv_tensors.wrap((image * factors).clamp(0, 1), like=image)
 
 
 def shown_in_rgb(images: Tensor, settings: FinetuneSettings) -> Tensor:

@@ -55,7 +55,7 @@ from modeling_radio.training.data.labeled.tables import (
     with_columns,
 )
 from modeling_radio.training.data.sources import ImageColumn, is_listed
-from modeling_radio.tuning.channels import ChannelJitter, Clamp, open_array_folders, with_paths
+from modeling_radio.tuning.channels import clamped, jittered, open_array_folders, with_paths
 from modeling_radio.tuning.settings import BALANCED, FinetuneSettings
 
 
@@ -137,7 +137,7 @@ def build_transform(
     if targets.have_boxes:
         steps += [v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=MIN_BOX_SIDE_PX)]
     if settings.num_channels is not None:
-        steps.append(Clamp())  # resizing overshoots
+        steps.append(v2.Lambda(clamped, tv_tensors.Image))  # resizing overshoots
     return v2.Compose([*steps, v2.ToDtype(torch.float32, scale=True)])
 
 
@@ -145,7 +145,7 @@ def _random_steps(settings: FinetuneSettings, targets: Targets, size: tuple[int,
     strength = settings.color_jitter
     steps: list[nn.Module] = []
     if strength and settings.num_channels is not None:
-        steps.append(ChannelJitter(strength))
+        steps.append(v2.Lambda(partial(jittered, strength=strength), tv_tensors.Image))
     elif strength:
         steps.append(v2.ColorJitter(brightness=strength, contrast=strength, saturation=strength))
     if settings.crop_area_min < 1 and targets.have_boxes:

@@ -39,6 +39,7 @@ ADAPTORS = [
     {"name": "siglip2-g", **HEAD, "feature_head": "attention"},
     {"name": "sam3", "token_index": 2, **HEAD, "upsample_factor": 2},
 ]
+FIVE_CHANNELS = {"num_channels": 5, "norm_mean": [0.1, 0.2, 0.3, 0.4, 0.5], "norm_std": [0.5, 0.4, 0.3, 0.2, 0.1]}
 HEADS = {
     "own": {"num_layers": 1, "num_heads": 2},
     "divided": {"num_layers": 1, "num_heads": 2, "target_grid": [2, 3], "align_corners": False},
@@ -94,7 +95,7 @@ def test_a_changed_graph_is_noticed(tmp_path):
         (lambda: RadioModel(tiny(adaptors=ADAPTORS)), [], 16),
         (lambda: RadioModel(tiny(adaptors=ADAPTORS)), ["--window-size", "2"], 32),
         (lambda: RadioModel(tiny(adaptors=ADAPTORS, video_temporal_patch_size=2)), [], 16),
-        (lambda: RadioModel(tiny(use_cropped_positions=False)), [], 16),
+        (lambda: RadioModel(tiny(use_cropped_positions=False, **FIVE_CHANNELS)), [], 16),
         (build_eradio, [], 128),
         (build_eradio, ["--window-size", "2"], 64),
         (build_radio1d, [], 16),
@@ -110,7 +111,7 @@ def test_every_network_is_exported_for_sizes_that_its_windows_divide(build_model
     model.save_pretrained(tmp_path / "in")
     assert main([str(tmp_path / "in"), str(tmp_path / "out.onnx"), *flags]) == 0
     assert f"multiples of {step} px" in capsys.readouterr().out
-    session, images = open_session(tmp_path / "out.onnx"), torch.rand(3, 3, step, 3 * step)
+    session, images = open_session(tmp_path / "out.onnx"), torch.rand(3, model.config.num_channels, step, 3 * step)
     names = [entry.name for entry in session.get_outputs()]
     assert [entry.name for entry in session.get_inputs()] == ["pixel_values"]
     assert names == OUTPUTS or "sam3" not in (model.config.adaptor_names or [])
@@ -176,14 +177,14 @@ def test_heads_of_tasks_by_the_names_of_their_outputs(task, tmp_path, capsys):
 
 
 @pytest.mark.tour
-def test_radio1d_encoder_takes_the_number_of_tokens(tmp_path, capsys):
-    model = build_radio1d(num_hidden_layers=2)
+def test_radio1d_encoder_takes_the_number_of_tokens_and_any_channels(tmp_path, capsys):
+    model = build_radio1d(num_hidden_layers=2, **FIVE_CHANNELS)
     model.save_pretrained(tmp_path / "in")
     assert main([str(tmp_path / "in"), str(tmp_path / "out.onnx"), "--encoder"]) == 0
     assert "num_tokens an integer" in capsys.readouterr().out
     session = open_session(tmp_path / "out.onnx")
     for batch_size, height, width, count in ((1, 64, 96, 6), (3, 48, 80, 1), (2, 128, 32, 0)):
-        images = torch.rand(batch_size, 3, height, width)
+        images = torch.rand(batch_size, 5, height, width)
         tokens, summary = session.run(None, {"pixel_values": images.numpy(), "num_tokens": np.array(count)})
         with torch.no_grad():
             expected = model(images, num_tokens=count, decode=False)

@@ -211,18 +211,19 @@ def test_splits_with_the_same_names_and_large_images(save_tuned, photographs, tm
         assert Image.open(tmp_path / "x" / file).size == SIZES[0]
 
 
-@pytest.mark.parametrize("kind", [RadioForSemanticSegmentation, RadioForDepthEstimation, RadioForObjectDetection])
-def test_large_images_in_tiles(kind, save_tuned, photographs, tmp_path):
-    fields = TINY_DETECTOR if kind is RadioForObjectDetection else TINY_DPT
+@pytest.mark.parametrize(
+    ("kind", "fields", "task", "name"),
+    [
+        (RadioForSemanticSegmentation, TINY_DPT, "image-segmentation", "ImageSegmentation"),
+        (RadioForDepthEstimation, TINY_DPT, "depth-estimation", "DepthEstimation"),
+        (RadioForObjectDetection, TINY_DETECTOR, "object-detection", "ObjectDetection"),
+    ],
+)
+def test_large_images_in_tiles(kind, fields, task, name, save_tuned, photographs, tmp_path):
     settings = PredictSettings(
         checkpoint=str(save_tuned(kind, **fields)), data=str(photographs), output=tmp_path / "x", tile_size=64
     )
     predict_all(settings)
-    task, name = {
-        RadioForSemanticSegmentation: ("image-segmentation", "ImageSegmentation"),
-        RadioForDepthEstimation: ("depth-estimation", "DepthEstimation"),
-        RadioForObjectDetection: ("object-detection", "ObjectDetection"),
-    }[kind]
     row = answers(tmp_path / "x")["b/3.png"]
     expected = by_pipeline(settings.checkpoint, task, name, photographs / "b" / "3.png", tile_size=64)
     if task == "depth-estimation":

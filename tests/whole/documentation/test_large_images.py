@@ -39,9 +39,8 @@ def page(tmp_path, monkeypatch):
 
 def test_a_raster_becomes_a_raster_of_classes_in_the_same_place(page, save_tuned, tmp_path):
     rasterio = pytest.importorskip("rasterio")
-    save_tuned(RadioForSemanticSegmentation).rename(tmp_path / "merged")
     (tmp_path / "runs" / "roads").mkdir(parents=True)
-    (tmp_path / "merged").rename(tmp_path / "runs" / "roads" / "merged")
+    save_tuned(RadioForSemanticSegmentation).rename(tmp_path / "runs" / "roads" / "merged")
     pixels = np.random.default_rng(0).integers(0, 256, (4, *SIZE), dtype=np.uint8)  # the fourth is infrared
     place = {"crs": "EPSG:32617", "transform": rasterio.Affine(0.1, 0, 404211.9, 0, -0.1, 3285142.9)}
     facts = {"driver": "GTiff", "height": SIZE[0], "width": SIZE[1], "count": 4, "dtype": "uint8", "nodata": 255}
