@@ -34,7 +34,7 @@ def open_array_folders(path: Path, names: SplitNames) -> Tables:
     Raises:
         ValueError: If there are none.
     """
-    from datasets import ClassLabel, Dataset, Features, Value
+    from datasets import ClassLabel, Dataset, Features, Image
 
     files = {
         split: [each for each in sorted(folder.glob("*/*")) if each.suffix.lower() in ARRAY_SUFFIXES]
@@ -43,7 +43,7 @@ def open_array_folders(path: Path, names: SplitNames) -> Tables:
     classes = sorted({file.parent.name for file in itertools.chain.from_iterable(files.values())})
     if not classes:
         raise ValueError(f"{str(path)!r} must have a sub-folder of {', '.join(ARRAY_SUFFIXES)} files for each class.")
-    features = Features({"image": Value("string"), "label": ClassLabel(names=classes)})
+    features = Features({"image": Image(), "label": ClassLabel(names=classes)})
     return {
         split: Dataset.from_dict(
             {"image": list(map(str, found)), "label": [classes.index(file.parent.name) for file in found]}, features
@@ -59,10 +59,6 @@ def with_paths(table: Dataset) -> Dataset:
     Raises:
         ValueError: If an image is not a file of its own.
     """
-    from datasets import Value
-
-    if table.features["image"] == Value("string"):
-        return table
     paths: list[Any] = image_paths(table, "image")
     if None in paths:
         raise ValueError("`num_channels` needs a folder of files: images that lie in tables are RGB. Leave it out.")

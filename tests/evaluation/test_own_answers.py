@@ -330,14 +330,8 @@ def test_what_cannot_be_measured_is_refused(classifier, tmp_path):
     save_splits(tmp_path / "several", List(Value("string")), [[names[0]]], [[names[0]], []])
     with pytest.raises(ValueError, match=r"`data`.*multi_label"):
         measure(checkpoint, tmp_path / "several")
-    for option in (
-        {"tile_size": 32},
-        {"neighbors": 3},
-        {"compare": ["pixels"]},
-        {"mask_column": "mask"},
-        {"base": "x"},
-        {"size": 10_000},
-    ):
+    of_others = {"neighbors": 3}, {"compare": ["pixels"]}, {"mask_column": "mask"}
+    for option in (*of_others, {"base": "x"}, {"size": 10_000}, {"tile_size": 32}):
         with pytest.raises(ValueError, match=f"`{next(iter(option))}`"):
             measure(checkpoint, class_folders(tmp_path / "known", names), **option)
     with pytest.raises(ValueError, match="no split 'night'"):

@@ -1,5 +1,7 @@
 """Views of images, and maps of tiles that are joined."""
 
+from functools import partial
+
 import pytest
 import torch
 from task_models import build, images, tiny_config
@@ -105,33 +107,26 @@ def test_one_tile_is_the_whole_image(name):
         assert torch.equal(whole, tiled)
 
 
-def tiny_model(**fields):
+@pytest.fixture
+def encode():
+    """A model of one adaptor; its outputs have maps."""
     adaptors = [{"name": "dino_v3", "summary_dim": 8, "feature_dim": 8, "hidden_size": 8}]
-    return RadioModel(tiny_config(adaptors=adaptors, **fields)).eval()
+    model = RadioModel(tiny_config(adaptors=adaptors)).eval()
+    return partial(model, feature_format="NCHW", adaptor_names=["dino_v3"])
 
 
-def encode(model, batch, **options):
-    def run(crop):
-        return model(crop, feature_format="NCHW", adaptor_names=["dino_v3"])
-
-    return encode_tiles(model.config, batch, run, ViewOptions(**options))
-
-
-def test_features_of_one_tile_are_those_of_the_model():
-    model, batch = tiny_model(), images(2, (48, 64))
-    with torch.no_grad():
-        expected = model(batch, feature_format="NCHW", adaptor_names=["dino_v3"])
-    found = encode(model, batch, tile_size=64)
+def test_features_of_one_tile_are_those_of_the_model(encode):
+    batch = images(2, (48, 64))
+    found, expected = encode_tiles(tiny_config(), batch, encode, ViewOptions(64)), encode(batch)
     for left, right in ((found, expected), (found.adaptors["dino_v3"], expected.adaptors["dino_v3"])):
         assert torch.equal(left.summary, right.summary)
         assert torch.equal(left.features, right.features)
 
 
-def test_features_of_tiles_are_those_of_their_crops_where_no_other_reaches():
-    model, batch = tiny_model(), images(1, (64, 160))
-    found = encode(model, batch, tile_size=64)
-    with torch.no_grad():
-        first, last = (model(crop, feature_format="NCHW") for crop in (batch[..., :64], batch[..., -64:]))
+def test_features_of_tiles_are_those_of_their_crops_where_no_other_reaches(encode):
+    batch = images(1, (64, 160))
+    found = encode_tiles(tiny_config(), batch, encode, ViewOptions(64))
+    first, last = encode(batch[..., :64]), encode(batch[..., -64:])
     torch.testing.assert_close(found.features[..., :3], first.features[..., :3])
     torch.testing.assert_close(found.features[..., -3:], last.features[..., -3:])
     assert found.features.shape[2:] == (4, 10)

@@ -13,6 +13,7 @@ from transformers import Sam3ImageProcessor, Sam3Model, Sam3Processor
 from modeling_radio.api import label
 from modeling_radio.figures.predictions import open_model
 from modeling_radio.pipelines_radio import RadioZeroShotObjectDetectionPipeline
+from modeling_radio.prediction.answers import box_of, mask_of
 from modeling_radio.prediction.label import LabelSettings, main
 from modeling_radio.prediction.words import label_all
 from modeling_radio.training.data.labeled.coco import read_coco
@@ -30,34 +31,33 @@ def photographs(tmp_path):
     return folder
 
 
-@pytest.fixture
-def regions(words):
-    """The pipeline that finds regions of words."""
-    opened = open_model(str(words), "cpu")
-    parts = {"image_processor": opened.processor, "tokenizer": opened.tokenizer}
-    return RadioZeroShotObjectDetectionPipeline(model=opened.model, **parts)
-
-
 def objects_of(output):
     """Label, score and box of the objects of each image."""
     lines = (output / "predictions.jsonl").read_text().splitlines()
     return {row["image"]: row.get("objects") for row in map(json.loads, lines)}
 
 
-def test_regions_of_words(words, regions, photographs, tmp_path, capsys):
+def test_regions_of_words(words, photographs, tmp_path, capsys):
     output = tmp_path / "labels"
     command = [str(photographs), "--words", "cat, dog", "--around", "grass", "--checkpoint", str(words)]
     command += ["--output", str(output), "--device", "cpu"]
     assert main(command) == 0
     assert "2 images" in capsys.readouterr().out
+    opened = open_model(str(words), "cpu")
+    parts = {"image_processor": opened.processor, "tokenizer": opened.tokenizer}
+    pipe = RadioZeroShotObjectDetectionPipeline(model=opened.model, **parts)
     found = objects_of(output)
     assert [*found] == ["train/a.png", "validation/a.png"]
     num_objects = 0
     for name in ("train/a.png", "validation/a.png"):
-        expected = regions(Image.open(photographs / name), ["cat", "dog", "grass"])
+        image = Image.open(photographs / name)
+        expected = pipe(image, ["cat", "dog", "grass"])
         expected = [each for each in expected if each["label"] != "grass"]
         assert [each["label"] for each in found[name]] == [each["label"] for each in expected]
         assert [each["box"] for each in found[name]] == [[*each["box"].values()] for each in expected]
+        for each in found[name]:
+            assert each["mask"]["size"] == [image.height, image.width]
+            assert np.abs(np.subtract(box_of(mask_of(each["mask"])), each["box"])).max() <= 1
         num_objects += len(expected)
     assert num_objects
     tables, names = read_coco(output, with_masks=True)
@@ -77,14 +77,6 @@ def test_regions_of_words(words, regions, photographs, tmp_path, capsys):
     assert "`output`" in capsys.readouterr().err
     with pytest.raises(ValueError, match="`output`"):
         label_all(LabelSettings(data=str(photographs), words=["cat"], checkpoint=str(words), output=output))
-
-
-def test_masks_of_regions_lie_in_their_boxes(regions, photographs):
-    image = Image.open(photographs / "train" / "a.png")
-    for each in regions(image, ["cat", "dog"], return_masks=True):
-        assert each["mask"].size == image.size
-        box = each["mask"].getbbox()
-        assert np.abs(np.subtract(box, [*each["box"].values()])).max() <= 1
 
 
 def test_objects_of_sam3(photographs, word_tokenizer, tmp_path):

@@ -69,7 +69,7 @@ def _read_array(path: Path) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)  # a plain TIFF
         with rasterio.open(path) as source:
-            return source.read(masked=True).filled(0)
+            return np.ma.filled(source.read(masked=True), 0)
 
 
 def measure_channels(paths: Sequence[str | Path], num_channels: int) -> tuple[list[float], list[float]]:
