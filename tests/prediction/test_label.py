@@ -75,8 +75,6 @@ def test_regions_of_words(words, photographs, tmp_path, capsys):
     (output / "images").mkdir()
     assert main(command) == 1
     assert "`output`" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="`output`"):
-        label_all(LabelSettings(data=str(photographs), words=["cat"], checkpoint=str(words), output=output))
 
 
 def test_objects_of_sam3(photographs, word_tokenizer, tmp_path):

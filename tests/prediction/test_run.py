@@ -31,6 +31,7 @@ from modeling_radio.prediction.run import predict_all, safe_name
 
 
 SIZES = [(70, 50), (33, 90), (64, 64), (120, 40)]
+TILES = [{}, {"tile_size": 64}]
 
 
 @pytest.fixture
@@ -103,41 +104,44 @@ def test_classes_in_words(texts, photographs, tmp_path):
         predict_all(settings.replace(classes=None, output=tmp_path / "y"))
 
 
-def test_maps_of_classes(save_tuned, photographs, tmp_path):
+@pytest.mark.parametrize("tiles", TILES)
+def test_maps_of_classes(tiles, save_tuned, photographs, tmp_path):
     checkpoint = save_tuned(RadioForSemanticSegmentation)
-    predict_all(PredictSettings(checkpoint=str(checkpoint), data=str(photographs), output=tmp_path / "x"))
+    predict_all(PredictSettings(checkpoint=str(checkpoint), data=str(photographs), output=tmp_path / "x", **tiles))
+    assert (tmp_path / "x" / "index.html").read_text().count("<img") == len(SIZES)
     names = open_model(str(checkpoint), "cpu").class_names
     for name, row in answers(tmp_path / "x").items():
         if "error" not in row:
             indices = np.asarray(Image.open(tmp_path / "x" / row["file"]))
-            expected = by_pipeline(checkpoint, "image-segmentation", "ImageSegmentation", photographs / name)
+            expected = by_pipeline(checkpoint, "image-segmentation", "ImageSegmentation", photographs / name, **tiles)
             for each in expected:
                 (number,) = [number for number, label in names.items() if label == each["label"]]
                 assert ((indices == number) == (np.asarray(each["mask"]) > 0)).all()
             assert sum(each["share"] for each in row["segments"]) == pytest.approx(1)
 
 
-def test_depth(save_tuned, photographs, tmp_path):
+@pytest.mark.parametrize("tiles", TILES)
+def test_depth(tiles, save_tuned, photographs, tmp_path):
     checkpoint = save_tuned(RadioForDepthEstimation, **TINY_DPT)
-    predict_all(PredictSettings(checkpoint=str(checkpoint), data=str(photographs), output=tmp_path / "x"))
+    predict_all(PredictSettings(checkpoint=str(checkpoint), data=str(photographs), output=tmp_path / "x", **tiles))
     for name, row in answers(tmp_path / "x").items():
         if "error" not in row:
             stored = np.asarray(Image.open(tmp_path / "x" / row["file"]))
-            expected = by_pipeline(checkpoint, "depth-estimation", "DepthEstimation", photographs / name)
+            expected = by_pipeline(checkpoint, "depth-estimation", "DepthEstimation", photographs / name, **tiles)
             assert stored.dtype == np.uint16
             assert np.abs(stored / 1000 - expected["predicted_depth"].numpy().clip(0)).max() <= 0.0006
 
 
 @needs_heads
-@pytest.mark.parametrize("has_masks", [False, True])
-def test_objects(has_masks, save_tuned, photographs, tmp_path):
+@pytest.mark.parametrize(("has_masks", "tiles"), [(True, {}), *((False, tiles) for tiles in TILES)])
+def test_objects(has_masks, tiles, save_tuned, photographs, tmp_path):
     from pycocotools import mask as coco_mask
     from pycocotools.coco import COCO
 
     checkpoint = save_tuned(RadioForInstanceSegmentation if has_masks else RadioForObjectDetection, **TINY_DETECTOR)
     output = tmp_path / "x"
-    settings = PredictSettings(checkpoint=str(checkpoint), data=str(photographs), output=output, threshold=0.0)
-    predict_all(settings)
+    options = {"threshold": 0.0, **tiles}
+    predict_all(PredictSettings(checkpoint=str(checkpoint), data=str(photographs), output=output, **options))
     task = "image-segmentation" if has_masks else "object-detection"
     name = "InstanceSegmentation" if has_masks else "ObjectDetection"
     coco = COCO(str(output / "predictions.coco.json"))
@@ -146,7 +150,7 @@ def test_objects(has_masks, save_tuned, photographs, tmp_path):
     if not has_masks:
         assert not all(side.is_integer() for each in coco.anns.values() for side in each["bbox"])
     for image in coco.imgs.values():
-        expected = by_pipeline(checkpoint, task, name, photographs / image["file_name"], threshold=0.0)
+        expected = by_pipeline(checkpoint, task, name, photographs / image["file_name"], **options)
         found = coco.imgToAnns[image["id"]]
         assert len(found) == len(expected) > 0
         for one, each in zip(found, expected, strict=True):
@@ -209,30 +213,6 @@ def test_splits_with_the_same_names_and_large_images(save_tuned, photographs, tm
     assert len(files) == len(set(files.values())) == 2
     for file in files.values():
         assert Image.open(tmp_path / "x" / file).size == SIZES[0]
-
-
-@pytest.mark.parametrize(
-    ("kind", "fields", "task", "name"),
-    [
-        (RadioForSemanticSegmentation, TINY_DPT, "image-segmentation", "ImageSegmentation"),
-        (RadioForDepthEstimation, TINY_DPT, "depth-estimation", "DepthEstimation"),
-        (RadioForObjectDetection, TINY_DETECTOR, "object-detection", "ObjectDetection"),
-    ],
-)
-def test_large_images_in_tiles(kind, fields, task, name, save_tuned, photographs, tmp_path):
-    settings = PredictSettings(
-        checkpoint=str(save_tuned(kind, **fields)), data=str(photographs), output=tmp_path / "x", tile_size=64
-    )
-    predict_all(settings)
-    row = answers(tmp_path / "x")["b/3.png"]
-    expected = by_pipeline(settings.checkpoint, task, name, photographs / "b" / "3.png", tile_size=64)
-    if task == "depth-estimation":
-        assert row["depth"]["max"] == pytest.approx(expected["predicted_depth"].max().item(), rel=1e-5)
-    elif task == "object-detection":
-        assert [each["score"] for each in row["objects"]] == pytest.approx([each["score"] for each in expected])
-    else:
-        assert [each["label"] for each in row["segments"]] == [each["label"] for each in expected]
-    assert (tmp_path / "x" / "index.html").read_text().count("<img") == len(SIZES)
 
 
 def test_only_maps_and_boxes_have_tiles(save_tuned, photographs, tmp_path):
