@@ -83,7 +83,7 @@ class SelectedRows:
 
 
 class Images(Dataset[Tensor]):
-    """Images by number: item `index` is a uint8 tensor `(3, height, width)`, RGB.
+    """Images by number: item `index` is a uint8 tensor `(3, height, width)`, RGB; of arrays float32, any channels.
 
     Attributes:
         left_out: Number of images that filters left out, by the reason.
