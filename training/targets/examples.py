@@ -69,8 +69,8 @@ class Example(NamedTuple):
     """Images of a batch and the teachers' outputs for them.
 
     Attributes:
-        pixel_values: For each group of the batch, `PlannedBatch.groups`, in [0, 1], `(images, channels, height, width)`;
-            RGB unless the recipe has `data.num_channels`.
+        pixel_values: For each group of the batch, `PlannedBatch.groups`, in [0, 1], `(images, channels, height,
+            width)`; RGB unless the recipe has `data.num_channels`.
         targets: The outputs of teachers that see any of the images, by name. For heads that want features of a
             teacher's inner blocks also these, without a summary, by
             `modeling_radio.training.recipes.sections.target_name`.
