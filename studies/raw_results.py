@@ -28,6 +28,7 @@ from modeling_radio.core.files import one_line_errors, remove_lock
 from modeling_radio.core.seeds import make_generator
 from modeling_radio.core.settings import differences, with_defaults, without_unknown
 from modeling_radio.studies.study import (
+    BY_SOURCE,
     CONSISTENCY,
     DENSE,
     FIXED_PATTERN,
@@ -286,20 +287,23 @@ class StudyResults:
 
     def num_effective_sources(self, measure: str) -> float:
         """Return the effective number of pictures of a sum over images; of the worst teacher the least of all."""
-        family, _, teacher = measure.partition("/")
-        of_teachers = [name for name in self.held_out.weights if name.startswith(f"{family}/")]
-        names = of_teachers if teacher == WORST else [measure]
-        return min(effective_sources(self.held_out.weights[name]) for name in names)
+        return min(effective_sources(each.tolist()) for each in self._sums(measure, self.held_out.weights).values())
 
     def _ratio(self, result: RunResult, measure: str, draws: Tensor) -> Tensor:
-        family, _, teacher = measure.partition("/")
-        if teacher == WORST:
-            own = [name for name in result.sums if name.startswith(f"{family}/")]
-            return torch.stack([self._ratio(result, name, draws) for name in own]).amax(0)
-        errors, weights = (
-            torch.tensor(sums[measure], dtype=torch.float64) for sums in (result.sums, self.held_out.weights)
-        )
-        return (draws @ errors) / (draws @ weights)
+        weights = self._sums(measure, self.held_out.weights)
+        errors = self._sums(measure, result.sums)
+        return torch.stack([(draws @ own) / (draws @ weights[name]) for name, own in errors.items()]).amax(0)
+
+    def _sums(self, measure: str, stored: Mapping[str, Sequence[float]]) -> dict[str, Tensor]:
+        """Return the stored sums of a measure, each `(num_sources,)`, by name: of the worst teacher those of all."""
+        family, slash, teacher = measure.partition("/")
+        prefix = f"{DENSE if family == BY_SOURCE else family}{slash}"
+        names = [name for name in stored if name.startswith(prefix)] if teacher == WORST else [prefix + teacher]
+        sums = {name: torch.tensor(stored[name], dtype=torch.float64) for name in names}
+        if family != BY_SOURCE:
+            return sums
+        num_images = torch.tensor(self.held_out.weights[CONSISTENCY], dtype=torch.float64)
+        return {name: own / num_images for name, own in sums.items()}
 
 
 def load_results(opened: OpenedStudy) -> StudyResults | None:
