@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 
-from torchvision.io import encode_jpeg
+from torchvision.transforms.functional import to_pil_image
 
 from modeling_radio.core.files import write_file
 from modeling_radio.training.data.made_images import open_made_images
@@ -44,8 +45,8 @@ def write_pool(path: Path, num_images: Mapping[str, int] = NUM_IMAGES) -> None:
         kind = images.source_of(index).partition(" ")[0]
         if left.get(kind):
             left[kind] -= 1
-            content = encode_jpeg(images[index], quality=95).numpy().tobytes()
-            rows.append({"image": content, "kind": kind, "weight": 1 / num_images[kind]})
+            to_pil_image(images[index]).save(content := BytesIO(), "JPEG", quality=95)
+            rows.append({"image": content.getvalue(), "kind": kind, "weight": 1 / num_images[kind]})
     if any(left.values()):
         raise ValueError(f"`num_images` must be of kinds that the demo's packages have, these are missing: {left}.")
     path.parent.mkdir(parents=True, exist_ok=True)
