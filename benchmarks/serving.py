@@ -12,11 +12,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import httpx
 import numpy as np
@@ -60,10 +60,22 @@ def measure(folder: Path, in_flight: Sequence[int], number: int, size: int = SIZ
         return rows, end_under_load(server, bodies, max(in_flight))
 
 
+class Process(Protocol):
+    """The methods of `subprocess.Popen` that a server's process needs."""
+
+    pid: int
+
+    def send_signal(self, number: int, /) -> None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def kill(self) -> None: ...
+
+
 class Server(NamedTuple):
     """A server in a process of its own, and its address."""
 
-    process: subprocess.Popen[str]
+    process: Process
     url: str
 
     def end(self) -> int:
@@ -87,23 +99,39 @@ def serve(model: Path, *options: str, said: list[str] | None = None) -> Iterator
     command = [sys.executable, "-m", "modeling_radio", "serve", str(model), "--port=0", *options]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        try:
-            said = [] if said is None else said
-            for line in process.stderr:
-                said.append(line)
-                found = re.search(r"running on (http://[\d.:]+)", line)
-                if found:
-                    break
-            else:
-                raise RuntimeError(f"The server ended before it served: {''.join(said)[-2000:]}")
-            with ThreadPoolExecutor(1) as reader:  # else the server would block on a full pipe
-                reader.submit(said.extend, process.stderr)
-                try:
-                    yield Server(process, found[1])
-                finally:
-                    process.kill()
-        finally:
-            process.kill()
+        with served(process, process.stderr, said) as server:
+            yield server
+
+
+@contextmanager
+def served(process: Process, output: Iterable[str], said: list[str] | None = None) -> Iterator[Server]:
+    """Wait until a process serves; kill it in the end if it still runs.
+
+    Args:
+        process: A server that starts.
+        output: Lines of its standard error.
+        said: Receives them.
+
+    Raises:
+        RuntimeError: If it ends before it serves.
+    """
+    try:
+        said = [] if said is None else said
+        for line in output:
+            said.append(line)
+            found = re.search(r"running on (http://[\d.:]+)", line)
+            if found:
+                break
+        else:
+            raise RuntimeError(f"The server ended before it served: {''.join(said)[-2000:]}")
+        with ThreadPoolExecutor(1) as reader:  # else the server would block on a full pipe
+            reader.submit(said.extend, output)
+            try:
+                yield Server(process, found[1])
+            finally:
+                process.kill()
+    finally:
+        process.kill()
 
 
 def encode_images(number: int, size: int) -> list[bytes]:

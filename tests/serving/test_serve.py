@@ -1,22 +1,25 @@
 """The server under load: batches, each image's own output, bad and large bodies, clients that stall, and its end."""
 
 import io
+import os
 import re
 import signal
 import socket
 import struct
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 import torch
+from forks import Command, forks
 from killing import wait_for
 from PIL import Image
 from safetensors.torch import load
 from tiny_folders import build_radio
 
-from benchmarks.serving import batches_of, encode_images, end_under_load, serve
+from benchmarks.serving import batches_of, encode_images, end_under_load, serve, served
 from benchmarks.serving import load as load_server
 from modeling_radio import RadioImageProcessor
 from modeling_radio.serving.serve import main
@@ -38,6 +41,30 @@ def radio():
 def server(model):
     with serve(model, *OPTIONS) as running:
         yield running
+        assert running.end() == 128 + signal.SIGTERM
+
+
+@pytest.fixture(scope="module")
+def forking():
+    with forks("modeling_radio.serving.serve", "modeling_radio.serving.endpoints", "uvicorn") as process:
+        yield process
+
+
+@pytest.fixture
+def start(forking, model, tmp_path):
+    """A function like `serve`, whose server is a fork: it differs from that of the command in its imports alone."""
+    os.mkfifo(tmp_path / "said")
+
+    @contextmanager
+    def start(*options, said=None):
+        with (
+            Command(forking, [str(model), "--port=0", *options], tmp_path, "said") as command,
+            (tmp_path / "said").open() as output,
+            served(command, output, said) as server,
+        ):
+            yield server
+
+    return start
 
 
 def post(server, body, **options):
@@ -98,8 +125,8 @@ def test_an_image_may_be_the_file_of_a_form(server):
     assert post_form(("image", ("photo.png", b"0" * (MAX_BYTES + 1)))).status_code == 413
 
 
-def test_metrics_count_answers_images_and_batches(model):
-    with serve(model, *OPTIONS) as server:
+def test_metrics_count_answers_images_and_batches(start):
+    with start(*OPTIONS) as server:
         for body in (encoded(64, 64), encoded(32, 32), b"no image"):
             post(server, body)
         answer = get(server, "/metrics")
@@ -151,8 +178,8 @@ def wait_for_waiting(server, number):
     wait_for(lambda: get(server, "/health").json()["waiting"] == number, 300, f"never {number} requests")
 
 
-def test_too_many_requests_are_refused(model):
-    with serve(model, *OPTIONS, "--max-waiting=2", "--max-seconds=600") as server:
+def test_too_many_requests_are_refused(start):
+    with start(*OPTIONS, "--max-waiting=2", "--max-seconds=600") as server:
         assert get(server, "/ready").status_code == 200
         stalled = [begin(server, b"x") for _ in range(2)]
         wait_for_waiting(server, 2)
@@ -165,17 +192,17 @@ def test_too_many_requests_are_refused(model):
         assert post(server, encode_images(1, 96)[0]).status_code == 200
 
 
-def test_a_request_has_a_time_limit(model):
-    with serve(model, *OPTIONS, "--max-seconds=1") as server:
+def test_a_request_has_a_time_limit(start):
+    with start(*OPTIONS, "--max-seconds=1") as server:
         connection = begin(server, b"x")
         connection.settimeout(300)
         assert connection.recv(1000).startswith(b"HTTP/1.1 408 ")
         wait_for_waiting(server, 0)
 
 
-def test_requests_of_clients_that_leave_are_not_computed_and_leave_no_traceback(model, capfd):
+def test_requests_of_clients_that_leave_are_not_computed_and_leave_no_traceback(start, capfd):
     said = []
-    with serve(model, *OPTIONS, "--num-decoders=1", "--max-wait=1000", said=said) as server:
+    with start(*OPTIONS, "--num-decoders=1", "--max-wait=1000", said=said) as server:
         begin(server, b"x").close()
         body = encode_images(1, 96)[0]
         for _ in range(8):
@@ -193,10 +220,10 @@ def peak_mb(server):
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
-def test_memory_has_a_bound(model):
+def test_memory_has_a_bound(start):
     megapixels, waiting = 9, 64
     options = (f"--max-pixels={megapixels}000000", f"--max-waiting={waiting}", "--size=64", "--num-decoders=2")
-    with serve(model, *options) as server:
+    with start(*options) as server:
         post(server, encoded(64, 64))
         bound = peak_mb(server) + 2 * 16 * megapixels + waiting
         replies, _ = load_server(server.url, [encoded(3000, 3000)] * 16, 16)
@@ -208,8 +235,8 @@ def test_memory_has_a_bound(model):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
-def test_a_stalled_client_does_not_keep_it(number, model):
-    with serve(model, *OPTIONS, "--max-seconds=600") as server:
+def test_a_stalled_client_does_not_keep_it(number, start):
+    with start(*OPTIONS, "--max-seconds=600") as server:
         stalled = begin(server, b"x")
         wait_for_waiting(server, 1)
         server.process.send_signal(number)
@@ -217,8 +244,8 @@ def test_a_stalled_client_does_not_keep_it(number, model):
         stalled.close()
 
 
-def test_it_completes_open_requests_at_its_end(model):
-    with serve(model, *OPTIONS) as server:
+def test_it_completes_open_requests_at_its_end(start):
+    with start(*OPTIONS) as server:
         end = end_under_load(server, encode_images(64, 96), 8)
     assert (end["exit status"], end["other"]) == (143, 0)
     assert end["answered"] >= 1

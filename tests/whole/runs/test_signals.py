@@ -16,8 +16,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from forks import Command, forks
 from killing import wait_for
-from phases import Command, forks
 from safetensors.torch import load_file
 from tiny_distillation import assert_same_tensors, environment
 
@@ -94,7 +94,7 @@ def end(process: subprocess.Popen[bytes] | Command, number: int) -> int:
 
 @pytest.fixture(scope="module")
 def server() -> "Iterator[subprocess.Popen[bytes]]":
-    with forks() as process:
+    with forks("phases") as process:
         yield process
 
 
@@ -110,8 +110,8 @@ def server() -> "Iterator[subprocess.Popen[bytes]]":
 def test_each_phase_ends_by_each_signal(
     server: "subprocess.Popen[bytes]", phase: str, number: int, recipe_file: str, tmp_path: Path
 ) -> None:
-    words = ["--recipe", recipe_file, "--output", "run", *PHASES[phase]]
-    with Command(server, phase, words, tmp_path, SAID) as process:
+    words = [phase, "--recipe", recipe_file, "--output", "run", *PHASES[phase]]
+    with Command(server, words, tmp_path, SAID) as process:
 
         def has_begun() -> bool:
             assert process.poll() is None, (tmp_path / SAID).read_text()
