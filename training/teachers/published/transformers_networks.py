@@ -129,16 +129,20 @@ class Tipsv2Teacher(PublishedTeacher):
         return TeacherOutput(output.pooler_output, tokens_to_map(patches, pixel_values, self.patch_size))
 
 
-def _flexible_inputs(pixel_values: Tensor, patch_size: int) -> dict[str, Tensor]:
-    """Return the inputs of a flexible SigLIP2: images as flattened patches, colors last, with a mask and shapes."""
+def _flexible_inputs(pixel_values: Tensor, patch_size: int) -> dict[str, Tensor | None]:
+    """Return the inputs of a flexible SigLIP2: images as flattened patches, colors last, with their shapes.
+
+    Images of one size need no mask, which transformers would read.
+    """
     batch, _, height, width = pixel_values.shape
     rows, cols = height // patch_size, width // patch_size
     patches = F.unfold(pixel_values, patch_size, stride=patch_size).transpose(1, 2)
     # (batch, patches, channels * p * p) -> colors last
     patches = patches.unflatten(2, (3, patch_size**2)).transpose(2, 3).flatten(2)
-    shapes = torch.tensor([[rows, cols]], device=pixel_values.device).expand(batch, 2)
-    mask = torch.ones((batch, rows * cols), dtype=torch.long, device=pixel_values.device)
-    return {"pixel_values": patches, "pixel_attention_mask": mask, "spatial_shapes": shapes}
+    # Shapes are read too, but have no values on the meta device, where `radio plan` counts.
+    device = "cpu" if pixel_values.is_meta else pixel_values.device
+    shapes = torch.tensor([[rows, cols]], device=device).expand(batch, 2)
+    return {"pixel_values": patches, "pixel_attention_mask": None, "spatial_shapes": shapes}
 
 
 def _without_neck(model: Any) -> Any:

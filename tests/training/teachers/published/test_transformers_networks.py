@@ -241,9 +241,12 @@ def test_flexible_siglip2_gets_the_inputs_of_its_own_processor(folders):
     inputs = transformers.Siglip2ImageProcessor(patch_size=16, max_num_patches=24)(pixels, return_tensors="pt")
     assert inputs["spatial_shapes"].tolist() == [[4, 6]]
     expected = model_of(folders, "siglip2")(**inputs)
-    output = opened(folders, "siglip2").extract_features(pixels / 255)
+    teacher = opened(folders, "siglip2")
+    output = teacher.extract_features(pixels / 255)
     torch.testing.assert_close(output.summary, expected.pooler_output, atol=1e-5, rtol=1e-4)
     assert_features(output, expected.last_hidden_state, atol=1e-5, rtol=1e-4)
+    counted = teacher.to("meta").extract_features(pixels.to("meta") / 255)  # as `radio plan` does
+    assert counted.features.shape == output.features.shape
 
 
 def test_registers_are_left_out_of_the_features(folders):
