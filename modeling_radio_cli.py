@@ -52,7 +52,6 @@ MORE_COMMANDS = {
     "export-checkpoint": "training.export_checkpoint",
     "from-timm": "conversion.from_timm",
     "feature-video": "evaluation.feature_video",
-    "gallery": "evaluation.gallery",
 }
 FORMATS = {
     "convert": {

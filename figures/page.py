@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +16,6 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
 from modeling_radio.core.files import write_text
-from modeling_radio.figures.features import to_colors, to_pixels
 from modeling_radio.metrics.results import Source, Table
 
 
@@ -126,29 +125,6 @@ class Section:
     drawing: Drawing | None = None
     steps: Mapping[str, str] = field(default_factory=dict)
     items: Sequence[str] = ()
-
-
-def image_rows(
-    names: Sequence[str], photographs: Tensor, columns: Mapping[str, Tensor], smooth: Collection[str] = ()
-) -> list[ImageRow]:
-    """Return a row for each photograph: itself, then its image of each column.
-
-    Args:
-        names: Names of the photographs.
-        photographs: uint8 RGB, `(num_photographs, 3, height, width)`.
-        columns: RGB in [0, 1], `(num_photographs, rows, cols, 3)`, by caption; one called "photograph" replaces the
-            photographs.
-        smooth: Captions of columns that are no maps of patches.
-    """
-    columns, smooth = {"photograph": to_colors(photographs), **columns}, {"photograph", *smooth}
-    rows = []
-    for number, name in enumerate(names):
-        images = [
-            CaptionedImage(to_pixels(column[number]), f"{name}: {caption}", caption, is_grid=caption not in smooth)
-            for caption, column in columns.items()
-        ]
-        rows.append(ImageRow(name, images))
-    return rows
 
 
 def source_section(sources: Sequence[Source]) -> list[Section]:

@@ -1,20 +1,14 @@
 import re
 import shlex
-from dataclasses import replace
 
 import pytest
 from PIL import Image
 
-from modeling_radio.demo import closing_page
 from modeling_radio.demo.add_words import COMMAND as ADD_WORDS
-from modeling_radio.demo.assets import HELD_OUT_PHOTOGRAPHS, Photograph, load_demo_assets
 from modeling_radio.demo.before_after import FILE, PHONE_FILE
 from modeling_radio.demo.closing_page import (
-    AUTHORS,
     BEFORE_AFTER,
-    FREE_LICENSES,
     next_steps,
-    republishable_photographs,
     write_closing_page,
 )
 from modeling_radio.evaluation.evaluate import COMMAND as EVALUATE
@@ -59,33 +53,3 @@ def test_each_command_reads_its_words(command, tmp_path):
     words = [shlex.split(text) for text in next_steps(tmp_path / "final").values()]
     (arguments,) = [rest for program, name, *rest in words if f"{program} {name}" == command.name]
     command.read(arguments)
-
-
-def test_only_free_and_credited_photographs_that_were_held_out(assets, tmp_path, monkeypatch):
-    def photograph(name, license, source, split="held_out"):
-        return Photograph(tmp_path / f"{name}.jpg", license, source, split)
-
-    own = (
-        photograph("tea-gardens", "CC0-1.0", "budgie-backgrounds"),
-        photograph("roman-colosseum", "CC0-1.0", "budgie-backgrounds", "train"),
-        photograph("life_by_Aitzol_Berasategi", "CC-BY-4.0", "lomiri-wallpapers-16.04"),
-        photograph("Bridge_by_Sander_Klootwijk", "CC-BY-SA-4.0", "lomiri-wallpapers-16.04"),
-        photograph("unknown", "CC0-1.0", "elsewhere"),
-    )
-    samples = [photograph("china", "CC-BY-2.0", "scikit-learn"), photograph("grass", "CC0-1.0", "x", "train")]
-    monkeypatch.setattr(closing_page, "pypi_photographs", lambda: samples)
-    found = republishable_photographs(replace(assets, photographs=own))
-    assert [each.credit for each in found] == [
-        "china, by danielbuechele (Flickr) (CC-BY-2.0, package scikit-learn)",
-        "life, by Aitzol Berasategi, 2018 (CC-BY-4.0, package lomiri-wallpapers-16.04)",
-        "tea gardens, by Budgie Desktop Developers, 2022-2024 (CC0-1.0, package budgie-backgrounds)",
-    ]
-    assert AUTHORS.keys() <= HELD_OUT_PHOTOGRAPHS
-
-
-@pytest.mark.packages
-@pytest.mark.slow
-def test_there_are_enough_of_them():
-    found = republishable_photographs(load_demo_assets())
-    assert len(found) >= 10
-    assert {each.photograph.license for each in found} <= set(FREE_LICENSES)

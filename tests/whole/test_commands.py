@@ -32,7 +32,6 @@ MODULES = (
     "modeling_radio.publishing.publish",
     "modeling_radio.extraction.extract",
     "modeling_radio.extraction.search",
-    "modeling_radio.evaluation.gallery",
     "modeling_radio.evaluation.feature_video",
     "modeling_radio.serving.app.__main__",
     "modeling_radio.serving.serve",
