@@ -1,10 +1,10 @@
-"""The parts of a run, built once from its recipe: student, optimizer, moving average, statistics, plan and targets."""
+"""Builds the parts of a run from its recipe, in three steps: the networks, the data, and the run itself."""
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -16,11 +16,13 @@ from modeling_radio.core.files import write_text
 from modeling_radio.core.interruption import StopRequest
 from modeling_radio.core.ranks import on_first_rank, wait_for_ranks
 from modeling_radio.model_cards.lineage import Lineage
+from modeling_radio.training.data.image_table import Images
 from modeling_radio.training.distillation import inputs
-from modeling_radio.training.distillation.cpu import ParallelPasses, parallel_passes
+from modeling_radio.training.distillation.cpu import parallel_passes
 from modeling_radio.training.distillation.hooks import build_hooks, build_options, extended
 from modeling_radio.training.distillation.monitoring import Monitors, SkippedSteps
 from modeling_radio.training.distillation.optimizers import build_optimizer
+from modeling_radio.training.distillation.parts import RunParts
 from modeling_radio.training.hooks.base import StepHook
 from modeling_radio.training.recipes.recipe import Recipe
 from modeling_radio.training.student.build import build_student, checkpoint_blocks, compile_blocks, regularize
@@ -42,58 +44,46 @@ from modeling_radio.training.student.warm_start.start import start_student
 from modeling_radio.training.targets.examples import TargetSource
 from modeling_radio.training.targets.statistics import TeacherStatistics
 from modeling_radio.training.teachers.base import Teacher
+from modeling_radio.training.views.loaders import PartitionStreams
 from modeling_radio.training.views.plan import BatchPlan
 
 
-@dataclass(frozen=True)
-class RunParts:
-    """Everything that the steps of a run work with.
+class _Networks(NamedTuple):
+    """What learns, before its first weights are final and before it is prepared for several ranks.
 
     Attributes:
-        recipe: The recipe, with the numbers that follow from the device.
-        accelerator: This rank's accelerator.
         model: The student's network.
-        student: `model` with the further heads of hooks, wrapped by Accelerate for DDP or FSDP: forward passes call it.
-        optimizer: Optimizer over the parameters of `student`.
-        ema: The moving average of `model`.
-        statistics: Running statistics of the teachers: they standardize targets and balance summary losses.
-        hooks: All that acts on each step, by name, in the order of calls.
-        skipped: The count of skipped steps.
-        plan: Images of each step on this rank.
-        source: Images and the teachers' outputs of each batch, in the order of the plan.
-        parallel_passes: Runs several passes of a step at the same time; None for one after the other.
-        blueprint: Copy on the meta device into which FSDP's shards are gathered for the export; None if not sharded.
-        fingerprint: Hash of the data's files, on the first rank.
+        learner: `model` with the further heads of hooks.
+        optimizer: Optimizer over the parameters of `learner`.
+        statistics: Running statistics of the teachers.
+        objective: The hooks that change the objective, by name.
         lineage: Teachers, weights and data that the student learns from, for its card.
-        monitors: Measurements beside the losses.
+        warm_start: Where its weights start from; None for random ones, and where a checkpoint will be loaded.
     """
 
-    recipe: Recipe
-    accelerator: Accelerator
     model: RadioModel
-    student: nn.Module
+    learner: nn.Module
     optimizer: Optimizer
-    ema: MovingAverage
     statistics: TeacherStatistics
-    hooks: Mapping[str, StepHook]
-    skipped: SkippedSteps
+    objective: dict[str, StepHook]
+    lineage: Lineage
+    warm_start: WarmStart | None
+
+
+class _Data(NamedTuple):
+    """What the student learns from.
+
+    Attributes:
+        plan: Images of each step on this rank. Its recipe has numbers in the place of `accumulation_steps: auto`.
+        source: Images and the teachers' outputs of each batch, in the order of the plan.
+        fingerprint: Hash of the data's files, on the first rank.
+        monitors: Measurements beside the losses; the held-out images were shown to the teachers.
+    """
+
     plan: BatchPlan
     source: TargetSource
-    parallel_passes: ParallelPasses | None
-    blueprint: nn.Module | None
     fingerprint: str
-    lineage: Lineage
     monitors: Monitors
-
-    @property
-    def device(self) -> torch.device:
-        """The device of this rank."""
-        return self.accelerator.device
-
-    @property
-    def average(self) -> RadioModel:
-        """The network whose weights are the moving average."""
-        return cast(RadioModel, self.ema.module)
 
 
 def build_run(
@@ -121,23 +111,56 @@ def build_run(
     """
     check_varlen(recipe, accelerator.device)
     teachers = inputs.load_teachers(recipe, accelerator.device)
-    widths = inputs.widths_of_teachers(teachers)
     images = inputs.open_images(recipe)
+    networks = _build_networks(recipe, accelerator, teachers, output, init_from, is_new=is_new)
+    data = _build_data(recipe, accelerator, images, teachers, networks.model, output, stop_request)
+    recipe = data.plan.recipe
+    for line in recipe.settings_without_effect():
+        accelerator.print(line, flush=True)
+    if is_new:
+        _initialize(recipe, networks, data)
+    return _build_parts(recipe, accelerator, networks, data, output)
+
+
+def _build_networks(
+    recipe: Recipe,
+    accelerator: Accelerator,
+    teachers: Mapping[str, Teacher],
+    output: Path,
+    init_from: str | None,
+    *,
+    is_new: bool,
+) -> _Networks:
+    """Build what learns: the student, the heads of hooks, their optimizer and the teachers' statistics."""
+    widths = inputs.widths_of_teachers(teachers)
     model = build_student(recipe, widths)
     check_export_settings(recipe.export, model.config)
     # Read now: the folder may be deleted during the run.
     lineage = on_first_rank(lambda: _write_lineage(recipe, model, output, init_from, is_new=is_new))
     warm_start = _warm_start(recipe, accelerator, model, teachers, output, init_from) if is_new else None
     regularize(model.to(accelerator.device), recipe)
+    objective = build_options(recipe, widths, model, accelerator)
+    learner = extended(model, objective).to(accelerator.device)
     muon_dtype = torch.bfloat16 if recipe.mixed_precision == "bf16" else torch.float32
-    options = build_options(recipe, widths, model, accelerator)
-    learner = extended(model, options).to(accelerator.device)
     optimizer = build_optimizer(learner, recipe.optimizer, muon_dtype)
     estimation_steps = recipe.schedule.in_steps(recipe.standardization.estimation_steps)
     standardization = recipe.standardization.replace(estimation_steps=estimation_steps)
     statistics = TeacherStatistics(standardization, widths, recipe.inner_depths()).to(accelerator.device)
-    plan = inputs.plan_batches(recipe, accelerator, images, widths, output)
-    recipe = plan.recipe  # with numbers for `accumulation_steps: auto`
+    return _Networks(model, learner, optimizer, statistics, objective, lineage, warm_start)
+
+
+def _build_data(
+    recipe: Recipe,
+    accelerator: Accelerator,
+    images: Images | PartitionStreams,
+    teachers: dict[str, Teacher],
+    model: RadioModel,
+    output: Path,
+    stop_request: StopRequest,
+) -> _Data:
+    """Plan the batches and open the teachers' outputs for them."""
+    plan = inputs.plan_batches(recipe, accelerator, images, inputs.widths_of_teachers(teachers), output)
+    recipe = plan.recipe
     if is_sharded(accelerator):
         plan.check_equal_passes()
     fingerprint = inputs.fingerprint_of(images, recipe, accelerator)
@@ -145,48 +168,35 @@ def build_run(
     monitors = Monitors.of_run(recipe, model.config, teachers, accelerator, output / "pictures")
     wait_for_ranks()  # the first one has run all teachers alone for the held-out images
     inputs.shard_teachers(recipe, teachers)
-    for line in recipe.settings_without_effect():
-        accelerator.print(line, flush=True)
-    if is_new:
-        needs_projections = warm_start is not None and warm_start.needs_projections
-        _calibrate(recipe, statistics, plan, source, PrincipalProjections(model) if needs_projections else None)
-        standardize_heads(model, warm_start.kept if warm_start else [], statistics.standardizers())
+    return _Data(plan, source, fingerprint, monitors)
+
+
+def _build_parts(recipe: Recipe, accelerator: Accelerator, networks: _Networks, data: _Data, output: Path) -> RunParts:
+    """Prepare the networks for the ranks, and add what acts on each step."""
+    model = networks.model
     ema = MovingAverage(model, recipe.ema.decay)
     shapes = blueprint(accelerator, model)
-
-    student, optimizer = _prepare(recipe, accelerator, model, learner, optimizer)
+    student, optimizer = _prepare(recipe, accelerator, model, networks.learner, networks.optimizer)
     shard_average(accelerator, ema.module)
-    skipped = SkippedSteps(recipe.optimizer.max_bad_steps)
-    hooks = build_hooks(
-        recipe,
-        options,
-        model=model,
-        average=cast(RadioModel, ema.module),
-        optimizer=optimizer,
-        statistics=statistics,
-        accelerator=accelerator,
-        throughput=monitors.throughput,
-        skipped=skipped,
-        folder=output / "skipped",
-    )
-    return RunParts(
+    parts = RunParts(
         recipe=recipe,
         accelerator=accelerator,
         model=model,
         student=student,
         optimizer=optimizer,
         ema=ema,
-        statistics=statistics,
-        hooks=hooks,
-        skipped=skipped,
-        plan=plan,
-        source=source,
+        statistics=networks.statistics,
+        hooks=networks.objective,
+        skipped=SkippedSteps(recipe.optimizer.max_bad_steps),
+        plan=data.plan,
+        source=data.source,
         parallel_passes=parallel_passes(recipe, accelerator),
         blueprint=shapes,
-        fingerprint=fingerprint,
-        lineage=lineage,
-        monitors=monitors,
+        fingerprint=data.fingerprint,
+        lineage=networks.lineage,
+        monitors=data.monitors,
     )
+    return replace(parts, hooks=build_hooks(parts, output / "skipped"))
 
 
 def _write_lineage(recipe: Recipe, model: RadioModel, output: Path, init_from: str | None, *, is_new: bool) -> Lineage:
@@ -218,16 +228,13 @@ def _warm_start(
     return report
 
 
-def _calibrate(
-    recipe: Recipe,
-    statistics: TeacherStatistics,
-    plan: BatchPlan,
-    source: TargetSource,
-    projections: PrincipalProjections | None,
-) -> None:
-    """Gather the teachers' statistics over some batches before the first step, and the student's projections."""
+def _initialize(recipe: Recipe, networks: _Networks, data: _Data) -> None:
+    """Fit what a new run starts with to some batches: the teachers' statistics, and the student's projections."""
+    statistics, warm_start = networks.statistics, networks.warm_start
+    needs_projections = warm_start is not None and warm_start.needs_projections
+    projections = PrincipalProjections(networks.model) if needs_projections else None
     num_steps = recipe.standardization.calibration_steps
-    for _, example in source.examples(lambda: plan.steps(0, num_steps)):
+    for _, example in data.source.examples(lambda: data.plan.steps(0, num_steps)):
         finite = {name: target for name, target in example.targets.items() if target.is_finite()}
         for name in example.targets.keys() - finite.keys():
             print(f"Calibration leaves out a batch of teacher {name!r}: its output is not finite.", flush=True)
@@ -238,6 +245,7 @@ def _calibrate(
         projections.fit()
     statistics.end_step()
     statistics.refit()
+    standardize_heads(networks.model, warm_start.kept if warm_start else [], statistics.standardizers())
 
 
 def _prepare(

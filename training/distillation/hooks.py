@@ -10,7 +10,6 @@ from typing import cast
 import torch
 from accelerate import Accelerator
 from torch import nn
-from torch.optim import Optimizer
 
 from modeling_radio import RadioModel
 from modeling_radio.core.imports import import_object
@@ -19,13 +18,12 @@ from modeling_radio.training.auxiliary.heads import build_heads
 from modeling_radio.training.balancing.contrastive import build_contrastive
 from modeling_radio.training.balancing.weighting import build_weights
 from modeling_radio.training.distillation.bad_steps import BadSteps
-from modeling_radio.training.distillation.monitoring import LossesBySize, SkippedSteps, sizes_of
-from modeling_radio.training.distillation.throughput import Throughput
+from modeling_radio.training.distillation.monitoring import LossesBySize, sizes_of
+from modeling_radio.training.distillation.parts import RunParts
 from modeling_radio.training.hooks.base import StepHook
 from modeling_radio.training.hooks.student import RunningStatistics, SpectralNorms, Standardization
 from modeling_radio.training.recipes.recipe import Recipe, RecipeError
 from modeling_radio.training.student.ema import running_statistics
-from modeling_radio.training.targets.statistics import TeacherStatistics
 from modeling_radio.training.teachers.outputs import TeacherShape
 
 
@@ -57,47 +55,28 @@ def build_options(
     return _present(hooks)
 
 
-def build_hooks(  # noqa: PLR0913
-    recipe: Recipe,
-    options: Mapping[str, StepHook],
-    *,
-    model: RadioModel,
-    average: RadioModel,
-    optimizer: Optimizer,
-    statistics: TeacherStatistics,
-    accelerator: Accelerator,
-    throughput: Throughput,
-    skipped: SkippedSteps,
-    folder: Path,
-) -> dict[str, StepHook]:
+def build_hooks(parts: RunParts, folder: Path) -> dict[str, StepHook]:
     """Return all hooks of a run, in their order.
 
     Args:
-        recipe: The recipe.
-        options: From `build_options`.
-        model: The student's network.
-        average: Its moving average.
-        optimizer: The student's, prepared for the ranks.
-        statistics: Statistics of the teachers.
-        accelerator: Accelerator of this rank.
-        throughput: Counts tokens.
-        skipped: Counts skipped steps.
+        parts: The run. Its hooks are those of `build_options`.
         folder: Gets files about skipped steps.
     """
+    recipe, model, accelerator = parts.recipe, parts.model, parts.accelerator
 
     def further_linears(target: str) -> list[nn.Linear]:
-        return [linear for hook in options.values() for linear in hook.last_dense_linears(target)]
+        return [linear for hook in parts.hooks.values() for linear in hook.last_dense_linears(target)]
 
     has_batch_norms, has_sizes = len(running_statistics(model)) > 0, len(sizes_of(recipe.partitions)) > 1
     summed = sum_over_ranks if accelerator.num_processes > 1 else None
     hooks: dict[str, StepHook | None] = {
         "spectral": SpectralNorms(model) if recipe.spectral.is_used else None,
-        "statistics": Standardization(statistics, [model, average], optimizer, further_linears),
-        **options,
+        "statistics": Standardization(parts.statistics, [model, parts.average], parts.optimizer, further_linears),
+        **parts.hooks,
         "batch_norms": RunningStatistics(model, summed) if has_batch_norms else None,
         "losses_by_size": LossesBySize(recipe.partitions, accelerator.device) if has_sizes else None,
-        "throughput": throughput,
-        "bad_steps": BadSteps(folder, recipe, accelerator, skipped),  # the last one: it may end the run
+        "throughput": parts.monitors.throughput,
+        "bad_steps": BadSteps(folder, recipe, accelerator, parts.skipped),  # the last one: it may end the run
     }
     return _present(hooks)
 

@@ -1,6 +1,6 @@
 """The losses of one batch: the student against every teacher and against its moving average.
 
-`batch_losses` is a pure function of a run's parts and a batch; `trainer.py` has the loop around it. The order of its
+`batch_losses` is a pure function of a learner and a batch; `trainer.py` has the loop around it. The order of its
 lines is the order of C-RADIOv4's report: forward pass, a dense and a summary loss for each teacher's head, their
 weighted sum, and MESA. Hooks add further losses and weights (`hooks.py`).
 """
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from modeling_radio.training.distillation.build import RunParts
+from modeling_radio.training.distillation.learner import Learner
 from modeling_radio.training.losses.alignment import AlignedMaps, Alignment
 from modeling_radio.training.losses.features import feature_loss
 from modeling_radio.training.losses.mesa import mesa_losses
@@ -29,32 +29,32 @@ from modeling_radio.training.views.plan import PlannedBatch
 T = TypeVar("T")
 
 
-def batch_losses(parts: RunParts, batch: PlannedBatch, example: Example) -> dict[str, Tensor]:
+def batch_losses(learner: Learner, batch: PlannedBatch, example: Example) -> dict[str, Tensor]:
     """Return the losses of a batch by name; `"loss"` is their weighted sum, a differentiable scalar.
 
     Args:
-        parts: Student, moving average, statistics of the teachers and weights of the losses.
+        learner: Student, moving average, statistics of the teachers and weights of the losses.
         batch: The planned images: their partition, groups of one shape, window and random numbers.
         example: The images as the student gets them, and the teachers' outputs for them.
     """
-    recipe = parts.recipe
-    output = student_output(parts, batch, example)
-    losses_of = partial(_head_terms, parts, example, output)
+    recipe = learner.recipe
+    output = student_output(learner, batch, example)
+    losses_of = partial(_head_terms, learner, example, output)
     terms: dict[str, LossTerm] = {}
     for entry in recipe.teachers:
         terms |= {f"{kind}/{entry.name}": term for kind, term in losses_of(entry.name, entry.name, entry.name).items()}
-    for hook in parts.hooks.values():
+    for hook in learner.hooks.values():
         _add(terms, hook.terms(batch, example, output, losses_of))
     terms = _in_order(terms, recipe)
     rescaled: dict[str, Tensor] = {}
-    for hook in parts.hooks.values():
+    for hook in learner.hooks.values():
         _add(rescaled, hook.weigh(batch, terms), known=terms)
     total = output.backbone[0].new_zeros((), dtype=torch.float32)
     for name, term in terms.items():
         total = total + term.weight * rescaled.get(name, term.value)
     losses = {"loss": total, **{name: term.value for name, term in terms.items()}}
     if example.ema_pixels is not None and example.ema_alignments is not None:
-        average = ema_features(parts, example.ema_pixels)
+        average = ema_features(learner, example.ema_pixels)
         losses["mesa"] = mesa_loss(output.backbone, average, example.ema_alignments)
         losses["loss"] = losses["loss"] + recipe.mesa.weight * losses["mesa"]
     return losses
@@ -68,30 +68,30 @@ def _add(found: dict[str, T], more: Mapping[str, T], known: Collection[str] | No
     found.update(more)
 
 
-def student_output(parts: RunParts, batch: PlannedBatch, example: Example) -> StudentOutput:
+def student_output(learner: Learner, batch: PlannedBatch, example: Example) -> StudentOutput:
     """Return the student's output for a batch: features of the backbone and of all heads, by groups of one shape."""
-    options: dict[str, Any] = {"window_size": batch.vitdet_window or global_window(parts.model.config)}
-    if not parts.model.config.is_foreign:  # whose dropout draws from torch's generator, which the trainer seeds
-        draws = batch.uniform("student", parts.model.num_draws)
-        options["draws"] = draws.to(parts.device, non_blocking=True)
-    counts = token_counts(parts.recipe, parts.model.config, batch, *example.pixel_values[0].shape[-2:])
+    options: dict[str, Any] = {"window_size": batch.vitdet_window or global_window(learner.model.config)}
+    if not learner.model.config.is_foreign:  # whose dropout draws from torch's generator, which the trainer seeds
+        draws = batch.uniform("student", learner.model.num_draws)
+        options["draws"] = draws.to(learner.device, non_blocking=True)
+    counts = token_counts(learner.recipe, learner.model.config, batch, *example.pixel_values[0].shape[-2:])
     if counts is not None:
         options["num_tokens"] = counts
     with (
-        parts.accelerator.autocast(),  # Accelerate adds it under DDP but not under FSDP
-        answering(parts.model.config, batch, example.targets) as grids,
+        learner.accelerator.autocast(),  # Accelerate adds it under DDP but not under FSDP
+        answering(learner.model.config, batch, example.targets) as grids,
     ):
         options["head_grids"] = grids
-        return forward_groups(parts.student, example.pixel_values, parts.model.patch_size, **options)
+        return forward_groups(learner.student, example.pixel_values, learner.model.patch_size, **options)
 
 
 @torch.no_grad()
-def ema_features(parts: RunParts, groups: Sequence[Tensor]) -> list[Tensor]:
+def ema_features(learner: Learner, groups: Sequence[Tensor]) -> list[Tensor]:
     """Return the backbone's features of the moving average, with global attention and no stochastic layers."""
-    window = global_window(parts.model.config)
-    with parts.accelerator.autocast():
+    window = global_window(learner.model.config)
+    with learner.accelerator.autocast():
         return forward_groups(
-            parts.ema.module, groups, parts.model.patch_size, window_size=window, adaptor_names=[]
+            learner.ema.module, groups, learner.model.patch_size, window_size=window, adaptor_names=[]
         ).backbone
 
 
@@ -108,19 +108,19 @@ def _in_order(terms: Mapping[str, LossTerm], recipe: Recipe) -> dict[str, LossTe
 
 
 def _head_terms(
-    parts: RunParts, example: Example, output: StudentOutput, teacher: str, head: str, target: str
+    learner: Learner, example: Example, output: StudentOutput, teacher: str, head: str, target: str
 ) -> dict[str, LossTerm]:
     """Return `"features"`, the dense loss of a head, and `"summary"`, if head and teacher have a summary.
 
     Args:
-        parts: The recipe's factors, and the statistics of the teachers.
+        learner: The recipe's factors, and the statistics of the teachers.
         example: The teachers' outputs for the images.
         output: The student's.
         teacher: Name of the teacher.
         head: Name of the teacher's adaptor, or of another head of the student.
         target: Name of the dense features that it is compared with: the teacher's, or those of an inner block.
     """
-    (entry,) = [entry for entry in parts.recipe.teachers if entry.name == teacher]
+    (entry,) = [entry for entry in learner.recipe.teachers if entry.name == teacher]
     summary, outputs = output.summaries[head], example.targets.get(teacher)
     if outputs is None:
         # Not a teacher of these images: a loss of zero, or DDP would wait for the gradients of an unused head.
@@ -128,37 +128,37 @@ def _head_terms(
         if summary is not None:
             terms["summary"] = zero_term([summary], "summary")
         return terms
-    has_cells = head in cross_attention_heads(parts.model.config)
+    has_cells = head in cross_attention_heads(learner.model.config)
     align = Alignment.compare_cells if has_cells else Alignment.apply
-    dense = _feature_term(parts, target, example.targets[target], output.features[head], align)
+    dense = _feature_term(learner, target, example.targets[target], output.features[head], align)
     terms = {"features": dense._replace(weight=entry.feature_weight)}
     if summary is not None and outputs.summary is not None:
-        terms["summary"] = _summary_term(parts, entry, summary, outputs.summary, outputs)
+        terms["summary"] = _summary_term(learner, entry, summary, outputs.summary, outputs)
     return terms
 
 
 def _feature_term(
-    parts: RunParts,
+    learner: Learner,
     name: str,
     target: Target,
     maps: Sequence[Tensor],
     align: Callable[[Alignment, Tensor, Tensor], AlignedMaps],
 ) -> LossTerm:
-    compare = feature_loss(parts.recipe.loss.features)
+    compare = feature_loss(learner.recipe.loss.features)
     if target.images is not None:
         maps = [maps[number].index_select(0, places) for number, places in target.images.groups]
     groups = zip(maps, target.features, target.alignments, strict=True)
     by_image = torch.cat(
-        [compare(*align(alignment, ours, parts.statistics.standardize(name, own))) for ours, own, alignment in groups]
+        [compare(*align(alignment, ours, learner.statistics.standardize(name, own))) for ours, own, alignment in groups]
     )
     return LossTerm(1.0, _of_batch(by_image.mean(), target), lambda: by_image, "features")
 
 
-def _summary_term(parts: RunParts, entry: TeacherRecipe, ours: Tensor, theirs: Tensor, target: Target) -> LossTerm:
-    compare = summary_loss(parts.recipe.loss.summary)
+def _summary_term(learner: Learner, entry: TeacherRecipe, ours: Tensor, theirs: Tensor, target: Target) -> LossTerm:
+    compare = summary_loss(learner.recipe.loss.summary)
     if target.images is not None:
         ours = ours.index_select(0, target.images.places)
-    dispersion = parts.statistics.dispersion(entry.name).value
+    dispersion = learner.statistics.dispersion(entry.name).value
 
     def by_image() -> Tensor:
         return torch.stack([compare(*pair, dispersion) for pair in zip(ours.split(1), theirs.split(1), strict=True)])

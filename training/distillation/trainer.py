@@ -20,7 +20,7 @@ from modeling_radio.core.heartbeats import Heartbeats
 from modeling_radio.core.interruption import OutOfTime, StopRequest, TrainingDivergedError
 from modeling_radio.core.ranks import STEP_TIMEOUT, TIMEOUT, any_rank, on_first_rank, set_timeout
 from modeling_radio.core.seeds import derive_seed
-from modeling_radio.training.distillation.build import RunParts, build_run
+from modeling_radio.training.distillation.build import build_run
 from modeling_radio.training.distillation.checkpoints import (
     CheckpointWriter,
     RunState,
@@ -36,6 +36,7 @@ from modeling_radio.training.distillation.checkpoints import (
 from modeling_radio.training.distillation.cpu import keep_freed_memory
 from modeling_radio.training.distillation.hooks import states_of
 from modeling_radio.training.distillation.monitoring import ALONE
+from modeling_radio.training.distillation.parts import RunParts
 from modeling_radio.training.distillation.schedule import cosine_with_warmup, linear_warmup
 from modeling_radio.training.distillation.step import batch_losses
 from modeling_radio.training.distillation.tracking import (
