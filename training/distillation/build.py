@@ -48,8 +48,8 @@ from modeling_radio.training.views.loaders import PartitionStreams
 from modeling_radio.training.views.plan import BatchPlan
 
 
-class _Networks(NamedTuple):
-    """What learns, before its first weights are final and before it is prepared for several ranks.
+class _LearnerParts(NamedTuple):
+    """The networks of a run, before their first weights are final and before they are prepared for several ranks.
 
     Attributes:
         model: The student's network.
@@ -70,8 +70,8 @@ class _Networks(NamedTuple):
     warm_start: WarmStart | None
 
 
-class _Data(NamedTuple):
-    """What the student learns from.
+class _DataParts(NamedTuple):
+    """The images of a run and the teachers' outputs for them.
 
     Attributes:
         plan: Images of each step on this rank. Its recipe has numbers in the place of `accumulation_steps: auto`.
@@ -130,8 +130,8 @@ def _build_networks(
     init_from: str | None,
     *,
     is_new: bool,
-) -> _Networks:
-    """Build what learns: the student, the heads of hooks, their optimizer and the teachers' statistics."""
+) -> _LearnerParts:
+    """Build the networks: the student, the heads of hooks, their optimizer and the teachers' statistics."""
     widths = inputs.widths_of_teachers(teachers)
     model = build_student(recipe, widths)
     check_export_settings(recipe.export, model.config)
@@ -146,7 +146,7 @@ def _build_networks(
     estimation_steps = recipe.schedule.in_steps(recipe.standardization.estimation_steps)
     standardization = recipe.standardization.replace(estimation_steps=estimation_steps)
     statistics = TeacherStatistics(standardization, widths, recipe.inner_depths()).to(accelerator.device)
-    return _Networks(model, learner, optimizer, statistics, objective, lineage, warm_start)
+    return _LearnerParts(model, learner, optimizer, statistics, objective, lineage, warm_start)
 
 
 def _build_data(
@@ -157,7 +157,7 @@ def _build_data(
     model: RadioModel,
     output: Path,
     stop_request: StopRequest,
-) -> _Data:
+) -> _DataParts:
     """Plan the batches and open the teachers' outputs for them."""
     plan = inputs.plan_batches(recipe, accelerator, images, inputs.widths_of_teachers(teachers), output)
     recipe = plan.recipe
@@ -168,10 +168,12 @@ def _build_data(
     monitors = Monitors.of_run(recipe, model.config, teachers, accelerator, output / "pictures")
     wait_for_ranks()  # the first one has run all teachers alone for the held-out images
     inputs.shard_teachers(recipe, teachers)
-    return _Data(plan, source, fingerprint, monitors)
+    return _DataParts(plan, source, fingerprint, monitors)
 
 
-def _build_parts(recipe: Recipe, accelerator: Accelerator, networks: _Networks, data: _Data, output: Path) -> RunParts:
+def _build_parts(
+    recipe: Recipe, accelerator: Accelerator, networks: _LearnerParts, data: _DataParts, output: Path
+) -> RunParts:
     """Prepare the networks for the ranks, and add what acts on each step."""
     model = networks.model
     ema = MovingAverage(model, recipe.ema.decay)
@@ -228,7 +230,7 @@ def _warm_start(
     return report
 
 
-def _initialize(recipe: Recipe, networks: _Networks, data: _Data) -> None:
+def _initialize(recipe: Recipe, networks: _LearnerParts, data: _DataParts) -> None:
     """Fit what a new run starts with to some batches: the teachers' statistics, and the student's projections."""
     statistics, warm_start = networks.statistics, networks.warm_start
     needs_projections = warm_start is not None and warm_start.needs_projections

@@ -1,4 +1,4 @@
-"""What learns in a run and what its losses need besides a batch: student, moving average, statistics, hooks."""
+"""The student of a run and what its losses need besides a batch: moving average, statistics, hooks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
