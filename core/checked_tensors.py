@@ -1,8 +1,9 @@
-"""Tensors in safetensors files that detect damage: the header has the SHA-256 of each, compared on reading."""
+"""Tensors in safetensors files that detect damage: the header has a SHA-256 of all content, compared on reading."""
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from modeling_radio.core.errors import UserError
-
-
-_HEADER = "checked"
-_FACTS = ""  # no tensor has this name
 
 
 class DamagedFileError(UserError):
@@ -33,73 +30,57 @@ class DamagedFileError(UserError):
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, facts: Mapping[str, Any] | None = None) -> None:
-    """Write tensors with their checksums.
+    """Write tensors with a checksum.
 
     Args:
         tensors: By name.
         path: File to write.
-        facts: Plain data, returned by `CheckedTensors.facts`.
+        facts: Plain data, which `load_tensors` returns too.
     """
-    known = json.dumps(facts or {})
-    sums = {name: _sum_of(tensor) for name, tensor in tensors.items()} | {_FACTS: _sha256(known.encode())}
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(content, path, {_HEADER: json.dumps({"facts": known, "sha256": sums})})
+    known = json.dumps(facts or {})
+    save_file(content, path, {"facts": known, "sha256": _sum_of(content, known)})
 
 
-class CheckedTensors:
-    """A file of `save_tensors`, whose tensors are read one by one.
-
-    Args:
-        path: The file.
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return tensors, mapped into memory, and facts of a file of `save_tensors`; all of it is read once for its sum.
 
     Raises:
         DamagedFileError: If it is no such file, or something in it differs from what was written.
     """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self._file = safe_open(path, "pt")
-            header = json.loads(self._file.metadata()[_HEADER])
-            known, self._sums = header["facts"], dict(header["sha256"])
-            is_intact = _sha256(known.encode()) == self._sums.pop(_FACTS) and set(self._file.keys()) == set(self._sums)
-        except SafetensorError as error:
-            raise DamagedFileError(path, str(error)) from error
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DamagedFileError(path, "it has no checksums") from error
-        if not is_intact:
-            raise DamagedFileError(path, "its header is not what was written")
-        self.facts: dict[str, Any] = json.loads(known)
-
-    def keys(self) -> set[str]:
-        """Return the names of the tensors."""
-        return set(self._sums)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._sums
-
-    def read(self, name: str) -> Tensor:
-        """Return a tensor, mapped into memory."""
-        tensor = self._file.get_tensor(name)
-        if _sum_of(tensor) != self._sums[name]:
-            raise DamagedFileError(self.path, f"{name!r} is not what was written")
-        return tensor
-
-    def read_all(self) -> dict[str, Tensor]:
-        """Return all tensors."""
-        return {name: self.read(name) for name in self.keys()}
+    with _opened(path) as file:
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+    known = metadata.get("facts", "")
+    if metadata.get("sha256") != _sum_of(tensors, known):
+        raise DamagedFileError(path, "its content is not what was written")
+    return tensors, json.loads(known)
 
 
-def _sum_of(tensor: Tensor) -> str:
-    whole = tensor.detach().cpu().contiguous()
-    head = f"{whole.dtype} {list(whole.shape)} ".encode()
-    return _sha256(head, whole.flatten().view(torch.uint8).numpy().data)
+def stored_names(path: Path) -> set[str]:
+    """Return the names of the tensors in a file, of which only the header is read.
+
+    Raises:
+        DamagedFileError: If it is no safetensors file.
+    """
+    with _opened(path) as file:
+        return set(file.keys())
 
 
-def _sha256(*parts: Any) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, "pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise DamagedFileError(path, str(error)) from error
+
+
+def _sum_of(tensors: Mapping[str, Tensor], facts: str) -> str:
+    digest = hashlib.sha256(facts.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

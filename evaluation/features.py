@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2.functional import center_crop, resize
 
-from modeling_radio.core.checked_tensors import CheckedTensors, save_tensors
+from modeling_radio.core.checked_tensors import load_tensors, save_tensors, stored_names
 from modeling_radio.core.files import remove_abandoned, write_file, write_text
 from modeling_radio.core.ranks import rank_and_count, wait_for_ranks
 from modeling_radio.core.settings import hash_of
@@ -58,7 +58,7 @@ class StoredFeatures:
     """
 
     def __init__(self, chunks: Sequence[Arrays | Path], num_images: int) -> None:
-        self._chunks, self._num_images = chunks, num_images
+        self._chunks, self._num_images = list(chunks), num_images
         self._maps: dict[tuple[int, str], _Maps] = {}
 
     def __len__(self) -> int:
@@ -79,7 +79,7 @@ class StoredFeatures:
         chunk, position = divmod(index, CHUNK)
         key = (chunk, _key(adaptor, "features"))
         if key not in self._maps:
-            self._maps[key] = _Maps(self._chunks[chunk], adaptor)
+            self._maps[key] = _Maps(self._arrays(chunk), adaptor)
         return self._maps[key].read(position)
 
     def maps(self, indices: Sequence[int] | None = None) -> Tensor:
@@ -95,21 +95,24 @@ class StoredFeatures:
         return torch.stack(maps)
 
     def _joined(self, key: str) -> Tensor | None:
-        parts = [_read(chunk, key) for chunk in self._chunks]
+        parts = [self._arrays(chunk).get(key) for chunk in range(len(self._chunks))]
         present = [part.float() for part in parts if part is not None]
         return torch.cat(present) if present else None
+
+    def _arrays(self, chunk: int) -> Arrays:
+        arrays = self._chunks[chunk]
+        if isinstance(arrays, Path):
+            arrays = self._chunks[chunk] = load_tensors(arrays)[0]
+        return arrays
 
 
 class _Maps:
     """The dense features of one chunk, read one image at a time."""
 
-    def __init__(self, chunk: Arrays | Path, adaptor: str | None) -> None:
-        grids = _read(chunk, _key(adaptor, "grids"))
-        assert grids is not None
+    def __init__(self, chunk: Arrays, adaptor: str | None) -> None:
+        grids, self.tokens = chunk[_key(adaptor, "grids")], chunk[_key(adaptor, "features")]
         self.grids = grids.tolist()
         self.ends = grids.prod(1).cumsum(0).tolist()
-        key = _key(adaptor, "features")
-        self.tokens = chunk[key] if not isinstance(chunk, Path) else CheckedTensors(chunk).read(key)
 
     def read(self, position: int) -> Tensor:
         rows, cols = self.grids[position]
@@ -172,12 +175,14 @@ class FeatureStore:
         remove_abandoned(folder)
         rank, count = rank_and_count()
         wait_for_ranks()  # all look before one writes
-        missing = [start for start, path in paths.items() if not wanted.keys() <= _keys(path)]
+        missing = [
+            start for start, path in paths.items() if not (path.exists() and wanted.keys() <= stored_names(path))
+        ]
         mine = missing[rank::count]
         wait_for_ranks()
         for start, arrays in zip(mine, encode(mine), strict=True):
             path = paths[start]
-            kept = {key: tensor for key in _keys(path) - arrays.keys() if (tensor := _read(path, key)) is not None}
+            kept = load_tensors(path)[0] if path.exists() else {}
             write_file(path, lambda temporary, content={**kept, **arrays}: save_tensors(content, temporary))
         wait_for_ranks()
         return StoredFeatures(list(paths.values()), len(images))
@@ -297,17 +302,6 @@ def _joined_rows(rows: Sequence[Arrays]) -> dict[str, Tensor]:
 
 def _key(adaptor: str | None, name: str) -> str:
     return name if adaptor is None else f"{adaptor}/{name}"
-
-
-def _keys(path: Path) -> set[str]:
-    return CheckedTensors(path).keys() if path.exists() else set()
-
-
-def _read(chunk: Arrays | Path, key: str) -> Tensor | None:
-    if not isinstance(chunk, Path):
-        return chunk.get(key)
-    file = CheckedTensors(chunk)
-    return file.read(key) if key in file else None
 
 
 CLOSER, NIGHT, GAMMA = 0.75, torch.tensor([0.5, 0.65, 1.0]), 1.6

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from modeling_radio.core.checked_tensors import CheckedTensors, save_tensors
+from modeling_radio.core.checked_tensors import load_tensors, save_tensors
 from modeling_radio.core.files import write_file
 
 
@@ -109,7 +109,7 @@ def load_bases(path: Path) -> dict[str, Basis]:
     Raises:
         DamagedFileError: If the file holds something else.
     """
-    tensors = CheckedTensors(path).read_all()
+    tensors, _ = load_tensors(path)
     names = [key.removesuffix("/mean") for key in tensors if key.endswith("/mean")]
     return {name: Basis(*(tensors[f"{name}/{part}"] for part in Basis._fields)) for name in names}
 

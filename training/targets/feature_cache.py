@@ -25,13 +25,12 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 
-from modeling_radio.core.checked_tensors import CheckedTensors, DamagedFileError, save_tensors
+from modeling_radio.core.checked_tensors import DamagedFileError, load_tensors, save_tensors
 from modeling_radio.core.checkpoints import plain_parts
 from modeling_radio.core.files import TEMPORARY_PREFIX, cache_dir, remove_lock, remove_partial, write_file, write_text
 from modeling_radio.core.interruption import Interrupted
@@ -329,54 +328,23 @@ def _shard_rows(index: int, contents: CacheContents) -> range:
     return range(index * IMAGES_PER_SHARD, min((index + 1) * IMAGES_PER_SHARD, contents.num_images))
 
 
-def check_shards(folder: Path, contents: CacheContents) -> None:
-    """Raise a RecipeError if a shard that is there is cut, damaged, or not laid out as the first one."""
-    layouts: list[dict[str, tuple]] = []
-    for index, path in enumerate(shard_paths(folder, contents)):
-        if path.is_file():
-            layouts.append(_layout(path, len(_shard_rows(index, contents)), contents))
-            if layouts[-1] != layouts[0]:
-                raise _damaged(path, "its entries are not those of the other shards")
-
-
-def _layout(path: Path, num_rows: int, contents: CacheContents) -> dict[str, tuple]:
-    """Return dtype and shape of a shard's entries without the number of images, which is checked."""
-    try:
-        with safe_open(path, "pt") as file:
-            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 - it is no mapping
-            layout = {key: (part.get_dtype(), *part.get_shape()) for key, part in slices.items()}
-    except SafetensorError as error:
-        raise _damaged(path, str(error)) from error
-    needed = {"images", *(f"{name}.{key}" for name in contents.teacher_names for key in contents.format.entries)}
-    if not needed <= layout.keys() or any(shape[1:2] != (num_rows,) for shape in layout.values()):
-        raise _damaged(path, f"it must hold {num_rows} rows of {sorted(needed)}")
-    return {key: (shape[0], *shape[2:]) for key, shape in layout.items()}
-
-
-def _damaged(path: Path, reason: str) -> RecipeError:
-    return RecipeError(
-        f"Shard {str(path)!r} of the feature cache cannot be used: {reason.rstrip('.')}. Delete it: the same command "
-        "computes it again."
-    )
-
-
 def _read_shards(paths: Sequence[Path]) -> list[dict[str, Tensor]]:
-    """Return the shards, mapped into memory; all ranks take part, each compares the checksums of its share.
+    """Return the shards, mapped into memory; all ranks take part, each compares the sums of its share.
 
     Raises:
-        RecipeError: On every rank, if a shard is not what was written.
+        DamagedFileError: On every rank, if a shard is not what was written.
     """
     rank, count = rank_and_count()
     with ThreadPoolExecutor() as pool:  # hashing releases Python's lock
         damages = of_all_ranks([damage for damage in pool.map(_damage_of, paths[rank::count]) if damage])
     for path, reason in itertools.chain(*damages):
-        raise _damaged(path, reason)
+        raise DamagedFileError(path, reason)
     return [load_file(path) for path in paths]
 
 
 def _damage_of(path: Path) -> tuple[Path, str] | None:
     try:
-        CheckedTensors(path).read_all()
+        load_tensors(path)
     except DamagedFileError as error:
         return path, error.reason
     return None
@@ -390,7 +358,8 @@ class FeatureCache:
         contents: The contents that it must have.
 
     Raises:
-        RecipeError: If it has other contents, or is incomplete or damaged.
+        RecipeError: If it has other contents, or is incomplete.
+        DamagedFileError: If a shard is damaged.
     """
 
     def __init__(self, folder: Path, contents: CacheContents) -> None:
@@ -399,7 +368,6 @@ class FeatureCache:
         missing = [path.name for path in paths if not path.is_file()]
         if missing:
             raise RecipeError(f"Feature cache {str(folder)!r} is incomplete: {missing[0]} is missing.")
-        check_shards(folder, contents)
         self.contents, self.teacher_names, self.format = contents, contents.teacher_names, contents.format
         self._shards = _read_shards(paths)
         self._features = [
@@ -460,7 +428,7 @@ def write_feature_cache(
         should_stop: Called between batches: whether to stop.
 
     Raises:
-        RecipeError: If the folder holds a cache of other contents or a damaged shard, or the disk is too small.
+        RecipeError: If the folder holds a cache of other contents, or the disk is too small.
         WriteError: If a shard cannot be written.
         Interrupted: If asked to stop; complete shards stay.
     """
@@ -471,7 +439,6 @@ def write_feature_cache(
             if not description.is_file():
                 write_text(description, json.dumps(contents.to_dict(), indent=2))
     check_contents(folder, contents)
-    check_shards(folder, contents)
     paths = shard_paths(folder, contents)
     all_missing = {index: _shard_rows(index, contents) for index, path in enumerate(paths) if not path.is_file()}
     missing = {index: rows for index, rows in all_missing.items() if index % num_ranks == rank}

@@ -14,7 +14,12 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from modeling_radio.checks_radio import check_choice
-from modeling_radio.core.checked_tensors import CheckedTensors, load_optimizer_tensors, optimizer_tensors, save_tensors
+from modeling_radio.core.checked_tensors import (
+    load_optimizer_tensors,
+    load_tensors,
+    optimizer_tensors,
+    save_tensors,
+)
 from modeling_radio.core.files import check_output, remove_partial, sole_run, write_file, write_text
 from modeling_radio.core.interruption import StopRequest, TrainingDivergedError
 from modeling_radio.core.ranks import device_of_process
@@ -400,21 +405,20 @@ class UpsamplerTrainer(nn.Module):
         """
         if not path.exists():
             return False
-        saved = CheckedTensors(path)
-        changed = differences(saved.facts["settings"], json.loads(json.dumps(self._decisive)))
+        tensors, facts = load_tensors(path)
+        changed = differences(facts["settings"], json.loads(json.dumps(self._decisive)))
         if changed:
             raise ValueError(
                 f"{str(path)!r} is of a run with other settings ({'; '.join(changed)}). Go on with the same ones, name "
                 "another output, or delete that file."
             )
-        tensors = saved.read_all()
         weights, moments = (
             {name.removeprefix(part): tensor for name, tensor in tensors.items() if name.startswith(part)}
             for part in (WEIGHTS, OPTIMIZER)
         )
         self.load_state_dict(weights)
         load_optimizer_tensors(self.optimizer, moments)
-        self.step = saved.facts["step"]
+        self.step = facts["step"]
         return True
 
 
