@@ -34,7 +34,7 @@ COMMANDS = {
         "conversion.convert",
         "convert NVIDIA's checkpoint to a folder; with `--to` to nvidia, timm, network, folded, nemotron",
     ),
-    "export": ("conversion.export", "export to ONNX; with `--to` to web, aoti or sam3"),
+    "export": ("conversion.export", "export to ONNX; with `--to` to web or sam3"),
     "card": ("model_cards.card", "write the model card of a folder"),
     "publish": ("publishing.publish", "upload a folder to the Hub, after checks"),
     "app": ("serving.app.__main__", "look at features and masks in the browser"),
@@ -50,8 +50,6 @@ MORE_COMMANDS = {
     "completion": "core.completion",
     "demo-results": "demo.results",
     "export-checkpoint": "training.export_checkpoint",
-    "from-timm": "conversion.from_timm",
-    "feature-video": "evaluation.feature_video",
 }
 FORMATS = {
     "convert": {
@@ -61,7 +59,7 @@ FORMATS = {
         "folded": "conversion.to_folded",
         "nemotron": "conversion.to_nemotron",
     },
-    "export": {"web": "conversion.to_web", "aoti": "conversion.to_aoti", "sam3": "conversion.graphs.sam3_to_onnx"},
+    "export": {"web": "conversion.to_web", "sam3": "conversion.graphs.sam3_to_onnx"},
 }
 """Modules of the commands that take `--to FORMAT`."""
 THREADS = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "3000"}

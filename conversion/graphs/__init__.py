@@ -1,1 +1,1 @@
-"""Models as graphs of tensors, as ONNX and AOTInductor want them, and the files of such graphs."""
+"""Models as graphs of tensors, as ONNX wants them, and the files of such graphs."""

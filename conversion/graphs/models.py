@@ -13,7 +13,7 @@ from transformers.utils import ModelOutput
 from modeling_radio import RadioModel
 from modeling_radio.checks_radio import own_names
 from modeling_radio.configuration_radio import RadioConfig
-from modeling_radio.conversion.graphs.settings import GraphSettings, Window
+from modeling_radio.conversion.graphs.settings import OnnxSettings, Window
 from modeling_radio.conversion.opening import open_model, open_task_model
 from modeling_radio.detection_radio import RadioDetectionModel
 from modeling_radio.eradio_radio import trained_window
@@ -266,7 +266,7 @@ def size_step(config: RadioConfig, window_size: Window) -> int:
     return config.resolution_step * (window_size or config.vitdet_window_size or trained)
 
 
-def open_flat(settings: GraphSettings) -> FlatModel:
+def open_flat(settings: OnnxSettings) -> FlatModel:
     """Open the checkpoint of an export in float32, with a flat tuple of outputs.
 
     Raises:

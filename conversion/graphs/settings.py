@@ -1,4 +1,4 @@
-"""Settings of the exports."""
+"""Settings of the export to ONNX."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -23,8 +23,8 @@ AnyPrecision = Literal["fp32", GraphPrecision]
 ENCODER_RULE = "left out with `encoder`, which has global tokens alone, no windows, and takes any size"
 
 
-class GraphSettings(Settings):
-    """Settings that the exports have in common.
+class OnnxSettings(Settings):
+    """Settings of the export, to a file .onnx.
 
     Attributes:
         checkpoint: Folder with config.json and weights, or Hub id.
@@ -36,6 +36,11 @@ class GraphSettings(Settings):
         fixed_size: The only height and width in pixels of the graph; detectors need it.
         verify: Compare with the model at several sizes.
         overwrite: Replace the output if it exists.
+        opset: ONNX operator set.
+        encoder: Export RADIO1D's encoder alone, with the number of global tokens as a second input.
+        precision: "fp16" for GPUs and "int8" for CPUs; inputs and outputs are float32 in any case.
+        tolerance: Largest absolute difference accepted for "fp32".
+        least_cosine: Smallest mean cosine with PyTorch accepted for "fp16" and "int8"; by default .999 and .995.
     """
 
     checkpoint: ModelFolder
@@ -46,25 +51,6 @@ class GraphSettings(Settings):
     fixed_size: list[Annotated[int, Field(gt=0)]] | None = Field(None, min_length=2, max_length=2)
     verify: bool = True
     overwrite: bool = False
-
-    @model_validator(mode="after")
-    def _check_head(self) -> "GraphSettings":
-        rule = "left out with `head`, whose outputs are those of the task"
-        require(not (self.head and self.adaptors), "adaptors", self.adaptors, rule)
-        return self
-
-
-class OnnxSettings(GraphSettings):
-    """Settings of the export, to a file .onnx.
-
-    Attributes:
-        opset: ONNX operator set.
-        encoder: Export RADIO1D's encoder alone, with the number of global tokens as a second input.
-        precision: "fp16" for GPUs and "int8" for CPUs; inputs and outputs are float32 in any case.
-        tolerance: Largest absolute difference accepted for "fp32".
-        least_cosine: Smallest mean cosine with PyTorch accepted for "fp16" and "int8"; by default .999 and .995.
-    """
-
     opset: int = Field(DEFAULT_OPSET, ge=1)
     encoder: bool = False
     precision: AnyPrecision = "fp32"
@@ -72,9 +58,10 @@ class OnnxSettings(GraphSettings):
     least_cosine: float | None = Field(None, ge=-1, le=1)
 
     @model_validator(mode="after")
-    def _check_encoder(self) -> "OnnxSettings":
+    def _check_parts(self) -> "OnnxSettings":
         rule = "left out with `head`, whose outputs are those of the task"
-        require(not (self.head and self.encoder), "encoder", self.encoder, rule)
+        for name in ("adaptors", "encoder"):
+            require(not (self.head and getattr(self, name)), name, getattr(self, name), rule)
         for name in ("adaptors", "window_size", "fixed_size"):
             require(not (self.encoder and getattr(self, name)), name, getattr(self, name), ENCODER_RULE)
         return self
