@@ -9,7 +9,7 @@ import torch
 from reference_cases import REFERENCE, write_hub_folder
 from releases import needs_native_clips
 from safetensors.torch import load_file
-from task_models import EVERY_MODEL, build, images, tensors_of, tiny_config
+from task_models import EVERY_MODEL, THREE_MODELS, build, images, tensors_of, tiny_config
 from transformers.models.radio import RadioModel as NativeRadioModel
 from transformers.utils.generic import TransformersKwargs
 
@@ -191,7 +191,7 @@ OF_TRANSFORMERS = {
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", EVERY_MODEL)
+@pytest.mark.parametrize("name", THREE_MODELS)
 def test_what_others_add_changes_nothing(name):
     call_model = build(name)
     batch = images()
@@ -231,7 +231,7 @@ def requested_model():
     return RadioModel(tiny_config(vitdet_num_global=2)).eval()  # windows in blocks 0 and 2
 
 
-@pytest.fixture(params=sorted({*EVERY_MODEL} - {"universal segmenter"}))
+@pytest.fixture(params=THREE_MODELS)
 def any_model(request):
     model_class, fields = EVERY_MODEL[request.param]
     return model_class(tiny_config(**fields, vitdet_num_global=2)).eval()

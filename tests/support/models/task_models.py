@@ -54,6 +54,9 @@ EVERY_MODEL: dict[str, tuple[type[RadioPreTrainedModel], dict[str, Any]]] = {
     "universal segmenter": (RadioForUniversalSegmentation, {}),
 }
 """By name each model that is made of a configuration alone, and fields of it."""
+# Summaries and maps with adaptors' heads; a head of convolutions that reads several blocks; queries and masks of
+# RF-DETR's decoder, which stays in float32. `whole/test_contract.py` tries all models.
+THREE_MODELS = ("backbone with adaptors", "DPT segmenter", "instance segmenter")
 
 
 def build(name: str) -> RadioPreTrainedModel:
