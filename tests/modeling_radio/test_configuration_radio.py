@@ -238,6 +238,7 @@ def test_a_file_that_transformers_would_stumble_over_is_refused(name, value, tmp
         ({"num_intermediate_normalizers": 2}, "num_intermediate_normalizers"),
         ({"mlp_ratio": 1e-9}, "mlp_ratio"),
         ({"detection_hidden_size": 40}, "detection_hidden_size"),
+        ({"num_labels": 1, "problem_type": "single_label_classification"}, "num_labels"),
         *(({"detection_indices": blocks}, "detection_indices") for blocks in ([3, 1], [4], [])),
     ],
 )
