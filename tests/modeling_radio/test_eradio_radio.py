@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from reference_cases import REFERENCE
+from refusals import refused, wrong
 from safetensors.torch import load_file
 
 from modeling_radio import (
@@ -23,42 +24,57 @@ CASE = REFERENCE / "e_radio_tiny"
 ARGUMENTS = json.loads((CASE / "eradio_arguments.json").read_text())
 
 
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"dim": 7}, "`eradio.dim`"),
-        ({"depths": [1, 1, 1]}, "`eradio.depths`"),
-        ({"num_heads": [1, 1, 3, 4]}, r"`eradio.num_heads\[2\]`"),
-        *(
-            ({"window_size": sizes}, r"`eradio.window_size\[2\]`")
-            for sizes in ([*[None] * 2, [4, 8], 4], [*[None] * 3, 4])
-        ),
-        ({"sr_ratio": [1, 1, [4, 1], 1]}, "`eradio.sr_ratio`"),
-        ({"use_swiglu": True}, "`eradio.use_swiglu`"),
-        ({"neck_start_stage": 1}, "`eradio.neck_start_stage`"),
-        ({"cpb_hidden": 4}, r"`eradio.cpb_hidden` .*'cpb_mlp_hidden'"),
-        ({"use_shift": True}, "`eradio.use_shift`"),
-    ],
+@wrong(
+    dim=[7],
+    depths=[[1, 1, 1]],
+    num_heads=[[1, 1, 3, 4]],
+    window_size=[[*[None] * 2, [4, 8], 4], [*[None] * 3, 4]],
+    sr_ratio=[[1, 1, [4, 1], 1]],
+    use_swiglu=[True],
+    neck_start_stage=[1],
+    cpb_hidden=[4],
+    use_shift=[True],
 )
-def test_arguments_that_cannot_be_right(changes, named):
+def test_arguments_that_cannot_be_right(name, value):
     check_eradio({**ARGUMENTS, "use_shift": False, "drop_rate": 0.0, "norm": None})  # what is off may be unknown
-    with pytest.raises(ValueError, match=named):
-        check_eradio({**ARGUMENTS, **changes})
+    with pytest.raises(ValueError, match=f"`eradio.{name}"):
+        check_eradio({**ARGUMENTS, name: value})
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"hidden_size": 32}, "`hidden_size`"),
-        ({"num_registers": 1}, "`num_registers`"),
-        ({"video_temporal_patch_size": 2}, "`video_temporal_patch_size`"),
-        ({"eradio": {"dim": 4}}, "`eradio.in_dim` must be given"),
-        ({"eradio": [1]}, "`eradio`"),
-    ],
+@wrong(hidden_size=[32], num_registers=[1], video_temporal_patch_size=[2], eradio=[{"dim": 4}, [1]])
+def test_fields_that_contradict_the_arguments(name, value):
+    with pytest.raises(ValueError, match=f"`{name}"):
+        RadioModel(RadioConfig(**{**eradio_fields(ARGUMENTS), name: value}))
+
+
+@wrong(
+    image_grid_hw=[torch.ones(1, 2).long()],
+    output_hidden_states=[True],
+    output_attentions=[True],
+    draws=[torch.rand(1, 3)],
+    window_size=["global", 0],
+    pixel_values=[torch.rand(1, 3, 64, 80)],
 )
-def test_fields_that_contradict_the_arguments(changes, message):
-    with pytest.raises(ValueError, match=message):
-        RadioModel(RadioConfig(**{**eradio_fields(ARGUMENTS), **changes}))
+def test_what_it_has_not_is_refused_by_name(name, value):
+    refused(name, lambda: build()(**{"pixel_values": torch.rand(1, 3, 64, 64), name: value}))
+
+
+def test_blocks_between_and_windows_of_others_are_refused():
+    model, images = build(), torch.rand(1, 3, 64, 64)
+    for ask in (
+        lambda: model.get_intermediate_features(images, [1]),
+        lambda: model.forward_intermediates(images, [1]),
+        lambda: build(RadioForDepthEstimation)(images),
+        lambda: model.choose_window_size(64, 64, max_latency_ms=1),
+    ):
+        with pytest.raises(ValueError, match="E-RADIO"):
+            ask()
+    refused("out_features", lambda: build(RadioBackbone, out_indices=[0]))
+    refused("window_size", lambda: model.change_window_size(0))
+    vit = RadioModel(RadioConfig.from_preset("radio-test", num_hidden_layers=1))
+    refused("window_size", lambda: vit.change_window_size(4))
+    with pytest.raises(ValueError, match="E-RADIO"):
+        vit.set_optimal_window_size((64, 64))
 
 
 HEADS = [{"name": "clip", "token_index": 0, "feature_dim": 8, "summary_dim": 12, "hidden_size": 16}]
@@ -140,48 +156,6 @@ def test_it_learns_and_counts_batches():
     assert model.radio_model.model.patch_embed.conv_down[0].bn.num_batches_tracked == 1
     (features,) = build(RadioBackbone)(torch.rand(1, 3, 64, 96)).feature_maps
     assert features.shape == (1, 24, 4, 6)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"image_grid_hw": torch.ones(1, 2).long()}, "`image_grid_hw`"),
-        ({"output_hidden_states": True}, "`output_hidden_states`"),
-        ({"output_attentions": True}, "`output_attentions`"),
-        ({"draws": torch.rand(1, 3)}, "`draws`"),
-        ({"window_size": "global"}, "`window_size`"),
-        ({"window_size": 0}, "`window_size`"),
-        ({"pixel_values": torch.rand(1, 3, 64, 80)}, "multiples of 32 .* nearest valid size is 64 x 64"),
-    ],
-)
-def test_what_it_has_not_is_refused_by_name(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        build()(**{"pixel_values": torch.rand(1, 3, 64, 64), **arguments})
-
-
-def test_blocks_between_are_refused():
-    model, images = build(), torch.rand(1, 3, 64, 64)
-    for ask in (
-        lambda: model.get_intermediate_features(images, [1]),
-        lambda: model.forward_intermediates(images, [1]),
-        lambda: build(RadioForDepthEstimation)(images),
-    ):
-        with pytest.raises(ValueError, match="E-RADIO has no blocks of one width"):
-            ask()
-    with pytest.raises(ValueError, match="`out_features`"):
-        build(RadioBackbone, out_indices=[0])
-    with pytest.raises(ValueError, match="E-RADIO are not chosen for a budget"):
-        model.choose_window_size(64, 64, max_latency_ms=1)
-    with pytest.raises(ValueError, match="`window_size`"):
-        model.change_window_size(0)
-
-
-def test_a_vit_names_its_own_way_to_windows():
-    model = RadioModel(RadioConfig.from_preset("radio-test", num_hidden_layers=1))
-    with pytest.raises(ValueError, match="`window_size`"):
-        model.change_window_size(4)
-    with pytest.raises(ValueError, match="only for E-RADIO"):
-        model.set_optimal_window_size((64, 64))
 
 
 def test_processor_rounds_to_its_step():

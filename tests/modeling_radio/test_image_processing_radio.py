@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from processor_cases import make_pixels, process
+from refusals import refused
 from transformers import CLIPImageProcessor
 from transformers.models.radio.modeling_radio import RadioModel as NativeRadioModel
 
@@ -86,14 +87,12 @@ def test_images_of_one_shape_are_resized_together_with_the_same_pixels(processor
 @pytest.mark.parametrize("options", [{}, {"do_pad": True}, {"do_pack": True}])
 def test_images_of_different_channels_fit_no_batch(options):
     images = [Image.new(mode, (32, 32)) for mode in ("L", "RGBA")]
-    with pytest.raises(ValueError, match=r"`images` must have equal channels .* \[1, 4\]"):
-        RadioImageProcessor(do_convert_rgb=False)(images, return_tensors="pt", **options)
+    refused("images", lambda: RadioImageProcessor(do_convert_rgb=False)(images, return_tensors="pt", **options))
 
 
 def test_images_of_different_sizes_need_a_choice(processor):
     images = [make_pixels(48, 64), make_pixels(64, 48)]
-    with pytest.raises(ValueError, match=r"2 different sizes .*`AutoProcessor`.*do_pack=True.*do_pad=True"):
-        process(processor, images)
+    refused("images", lambda: process(processor, images))
     shapes = [tuple(values.shape) for values in processor(images)["pixel_values"]]
     assert shapes == [(3, 48, 64), (3, 64, 48)]
 
@@ -220,20 +219,16 @@ def test_bounds_hold_for_any_image():
 
 
 @pytest.mark.parametrize(
-    ("size", "message"),
+    ("size", "nearest"),
     [
-        ({"height": 200, "width": 250}, r"got 200 x 250\. The nearest valid size is 192 x 256"),
-        ({"height": 224, "width": 4096}, r"got 224 x 4096\. The nearest valid size is 224 x 2048"),
-        ({"height": 224}, "both"),
-        ({"shortest_side": 224}, r"shortest_side.*\. Did you mean 'shortest_edge'"),
-        ({"shortest_edge": 0}, "positive"),
-        ({"longest_edge": 8}, "must have room for one patch of 16 x 16"),
-        ({"max_pixels": 100}, "must have room for one patch"),
-        ((1, 2, 3), "must be an integer"),
+        ({"height": 200, "width": 250}, r" .* 192 x 256"),
+        ({"height": 224, "width": 4096}, r" .* 224 x 2048"),
+        *((size, "") for size in ({"height": 224}, {"shortest_side": 224}, {"shortest_edge": 0})),
+        *((size, "") for size in ({"longest_edge": 8}, {"max_pixels": 100}, (1, 2, 3))),
     ],
 )
-def test_sizes_that_cannot_be_had_are_refused(size, message):
-    with pytest.raises(ValueError, match=message):
+def test_sizes_that_cannot_be_had_are_refused(size, nearest):
+    with pytest.raises(ValueError, match=f"`size`{nearest}"):
         RadioImageProcessor().get_output_size(480, 640, size=size)
 
 
@@ -345,48 +340,32 @@ def test_transparent_pixels_become_white_and_half_transparent_ones_mix(processor
     torch.testing.assert_close(values[:, 0, 20], torch.tensor([1.0, 127 / 255, 127 / 255]), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize(
-    ("image", "options", "message"),
-    [
-        (make_pixels() / 255, {}, "do_rescale=False"),
-        (make_pixels() / 32 - 4, {}, "do not normalize"),
-        (make_pixels() / 2, {"do_rescale": False}, r"must lie in \[0, 1\]"),
-        (make_pixels(), {"do_rescale": False}, "leave it True"),
-        (np.full((48, 64, 3), np.nan), {}, "must lie in"),
-        (make_pixels().astype(np.int32) * 10, {}, "uint16"),
-        (make_pixels() > 99, {}, "multiplied by 255"),
-        (np.zeros((48, 64, 2), np.uint8), {}, "1, 3 or 4 channels"),
-        (np.zeros((0, 64, 3), np.uint8), {}, "shape"),
-        ([], {}, "at least one image, got none"),
-        (5, {}, "must be PIL images, numpy arrays, torch tensors or paths, got int"),
-        ({"image": 1}, {}, "torch tensors or paths, got dict"),
-        (np.array([["a"]]), {}, "must be of integers or floats of at most 64 bits, got <U1"),
-        (np.zeros((48, 64, 3), object), {}, "at most 64 bits, got object"),
-        (np.zeros((48, 64, 3), np.longdouble), {}, "at most 64 bits"),
-        (torch.zeros(3, 48, 64, device="meta"), {}, "must be dense tensors with values, got torch.float32 .* on meta"),
-        (torch.zeros(3, 48, 64).to_sparse(), {}, "must be dense tensors"),
-        (torch.sparse_coo_tensor(size=(2, 3, 8, 8), dtype=torch.uint16), {}, "must be dense tensors"),
-        (Image.new("RGB", (0, 48)), {}, "at least one pixel, got 48 x 0"),
-        (Image.new("La", (64, 48)), {}, "Convert them to 'LA'"),
-        (Image.fromarray(np.full((48, 64), 70000, np.int32)), {}, "16-bit"),
-    ],
-)
-def test_images_that_cannot_be_right_are_refused(processor, image, options, message):
-    with pytest.raises(ValueError, match=message):
-        process(processor, image, **options)
+NO_IMAGES = [
+    *(make_pixels() / 32 - 4, np.full((48, 64, 3), np.nan), make_pixels().astype(np.int32) * 10, make_pixels() > 99),
+    *(np.zeros((48, 64, 2), np.uint8), np.zeros((0, 64, 3), np.uint8), [], 5, {"image": 1}, np.array([["a"]])),
+    *(np.zeros((48, 64, 3), object), np.zeros((48, 64, 3), np.longdouble)),
+    *(torch.zeros(3, 48, 64, device="meta"), torch.zeros(3, 48, 64).to_sparse()),
+    *(torch.sparse_coo_tensor(size=(2, 3, 8, 8), dtype=torch.uint16), Image.new("RGB", (0, 48))),
+    *(Image.new("La", (64, 48)), Image.fromarray(np.full((48, 64), 70000, np.int32))),
+]
 
 
 @pytest.mark.parametrize(
-    ("maps", "message"),
+    ("name", "image", "options"),
     [
-        (np.array([["cat"]]), "`segmentation_maps`"),
-        (torch.eye(4).to_sparse(), "`segmentation_maps`"),
-        ("masks.png", "`segmentation_maps`"),
+        *(("images", image, {}) for image in NO_IMAGES),
+        ("images", make_pixels() / 2, {"do_rescale": False}),
+        ("do_rescale", make_pixels(), {"do_rescale": False}),
+        ("do_rescale", make_pixels() / 255, {}),
     ],
 )
-def test_label_maps_that_cannot_be_right_are_named_as_such(maps, message):
-    with pytest.raises(ValueError, match=message):
-        read_label_maps(maps)
+def test_images_that_cannot_be_right_are_refused(processor, name, image, options):
+    refused(name, lambda: process(processor, image, **options))
+
+
+@pytest.mark.parametrize("maps", [np.array([["cat"]]), torch.eye(4).to_sparse(), "masks.png"])
+def test_label_maps_that_cannot_be_right_are_named_as_such(maps):
+    refused("segmentation_maps", lambda: read_label_maps(maps))
 
 
 RESCALED = {"do_rescale": True, "rescale_factor": 1 / 255}

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from refusals import refused, wrong
 from tiny_eradio import build_eradio
 from tiny_networks import build_wrapped
 from tiny_radio1d import build_radio1d
@@ -328,32 +329,15 @@ def test_networks_without_such_a_block_have_no_scra(build_other):
     network = build_other().radio_model
     assert choose_scra(network, "auto") is None
     assert choose_scra(network, None) is None
-    with pytest.raises(ValueError, match="`scra`"):
-        choose_scra(network, 10.0)
+    refused("scra", lambda: choose_scra(network, 10.0))
 
 
 def test_another_attention_in_the_last_block_has_no_scra(model):
     model.radio_model.model.blocks[-1].attn = nn.Identity()
     assert choose_scra(model.radio_model, "auto") is None
-    with pytest.raises(ValueError, match="`scra`"):
-        model.segment(images(32, 32), TEXTS, scra=10.0)
+    refused("scra", lambda: model.segment(images(32, 32), TEXTS, scra=10.0))
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"scra": 0},
-        {"scra": "on"},
-        {"scga": -1.0},
-        {"scga": True},
-        {"sliding": 336},
-        {"sliding": (224, 336)},
-        {"sliding": (336, 0)},
-        {"denoising": 1.5},
-        {"denoising": "half"},
-    ],
-)
-def test_steps_that_are_none_are_refused(model, wrong):
-    (name,) = wrong
-    with pytest.raises(ValueError, match=f"`{name}`"):
-        model.segment(images(32, 32), TEXTS, **wrong)
+@wrong(scra=[0, "on"], scga=[-1.0, True], sliding=[336, (224, 336), (336, 0)], denoising=[1.5, "half"])
+def test_steps_that_are_none_are_refused(model, name, value):
+    refused(name, lambda: model.segment(images(32, 32), TEXTS, **{name: value}))

@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from refusals import refused, wrong
 from task_models import build, images, tiny_config
 
 from modeling_radio import RadioModel
@@ -37,19 +38,15 @@ def test_scales_and_mirror_images_are_looks_of_their_own():
     assert torch.equal(views[3].pixel_values, views[2].pixel_values.flip(-1))
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"tile_size": 0}, "`tile_size`"),
-        ({"tile_size": 50}, "`tile_size`"),
-        ({"tile_overlap": 1.0}, "`tile_overlap`"),
-        ({"scales": ()}, "`scales`"),
-        ({"scales": (1, -1)}, "`scales`"),
-    ],
-)
-def test_options_that_cannot_be(options, message):
-    with pytest.raises(ValueError, match=message):
-        list(ViewOptions(**options).take(tiny_config(), images(1, (64, 96))))
+@wrong(tile_size=[0, 50], tile_overlap=[1.0], scales=[(), (1, -1)])
+def test_options_that_cannot_be(name, value):
+    refused(name, lambda: list(ViewOptions(**{name: value}).take(tiny_config(), images(1, (64, 96)))))
+
+
+def test_tiles_leave_no_gaps_and_begin_at_a_cell_of_each_map():
+    for stride in (0, 49):
+        refused("stride", lambda stride=stride: Tiles(SIZE, 48, stride))
+    refused("tile_overlap", lambda: Tiles(SIZE, 48, 32).join(lambda *place: [torch.ones(1, 1, 2, 2)]))
 
 
 SIZE = Resolution(80, 112)
@@ -71,12 +68,6 @@ def test_parts_of_a_map_are_joined_to_it(tiles, cell):
     torch.testing.assert_close(joined, whole)
     torch.testing.assert_close(doubled, 2 * whole[:1])
     assert seen.min() >= 1
-
-
-@pytest.mark.parametrize("stride", [0, 49])
-def test_tiles_leave_no_gaps(stride):
-    with pytest.raises(ValueError, match="`stride`"):
-        Tiles(SIZE, 48, stride)
 
 
 def test_no_step_at_a_seam_is_larger_than_the_share_of_a_place():
@@ -130,8 +121,3 @@ def test_features_of_tiles_are_those_of_their_crops_where_no_other_reaches(encod
     torch.testing.assert_close(found.features[..., :3], first.features[..., :3])
     torch.testing.assert_close(found.features[..., -3:], last.features[..., -3:])
     assert found.features.shape[2:] == (4, 10)
-
-
-def test_tiles_must_begin_at_a_cell_of_each_map():
-    with pytest.raises(ValueError, match="`tile_overlap`"):
-        Tiles(SIZE, 48, 32).join(lambda *place: [torch.ones(1, 1, 2, 2)])

@@ -4,6 +4,7 @@ import warnings
 
 import pytest
 import torch
+from refusals import refused, wrong
 
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.inputs_radio import WindowChoice, choose_without_budget
@@ -127,22 +128,16 @@ def test_prediction_adds_up_over_the_blocks():
     assert whole.memory_gib > weights / 2**30
 
 
-@pytest.mark.parametrize(
-    "window_size", [True, 0, -1, 2.0, float("nan"), "2", torch.tensor(2), [2], WindowChoice(0, 1.0, 1.0)]
-)
-def test_windows_that_are_none(window_size):
+@wrong(window_size=[True, 0, -1, 2.0, float("nan"), "2", torch.tensor(2), [2], WindowChoice(0, 1.0, 1.0)])
+def test_windows_that_are_none(name, value):
     model = RadioModel(RadioConfig.from_preset("radio-test"))
-    with pytest.raises(ValueError, match="`window_size`"):
-        model(torch.rand(1, 3, 32, 32), window_size=window_size)
+    refused(name, lambda: model(torch.rand(1, 3, 32, 32), window_size=value))
 
 
-@pytest.mark.parametrize(
-    "arguments", [{"window_size": 0}, {"window_size": "auto"}, {"batch_size": 0}, {"height": 64.0}]
-)
-def test_costs_of_what_cannot_be(arguments):
-    model = RadioModel(RadioConfig.from_preset("radio-test"))
-    with pytest.raises(ValueError, match=f"`{next(iter(arguments))}`"):
-        model.predict_window_cost(**{"height": 64, "width": 64, "window_size": None, **arguments})
+@wrong(window_size=[0, "auto"], batch_size=[0], height=[64.0])
+def test_costs_of_what_cannot_be(name, value):
+    model, others = RadioModel(RadioConfig.from_preset("radio-test")), {"height": 64, "width": 64, "window_size": None}
+    refused(name, lambda: model.predict_window_cost(**{**others, name: value}))
 
 
 def test_measures_once_per_device_and_warns_when_nothing_fits():

@@ -6,6 +6,7 @@ import pytest
 import timm
 import tiny_networks
 import torch
+from refusals import refused, wrong
 from tiny_networks import NETWORKS, build_wrapped
 
 from modeling_radio import RadioBackbone, RadioConfig, RadioForSemanticSegmentation, RadioModel
@@ -78,26 +79,21 @@ def test_a_new_width_is_a_projection():
     assert model(torch.rand(1, 3, 64, 64)).features.shape == (1, 4, 20)
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
-        {"window_size": 2},
-        {"output_hidden_states": True},
-        {"output_attentions": True},
-        {"num_tokens": 3},
-        {"decode": False},
-        {"draws": torch.rand(1, 4)},
-    ],
-)
-def test_what_the_network_does_not_have_is_refused(call):
-    with pytest.raises(ValueError, match=f"`{next(iter(call))}`"):
-        build_wrapped("ConvNeXt")(torch.rand(1, 3, 32, 32), **call)
+NOT_THERE = {
+    "window_size": [2],
+    "output_hidden_states": [True],
+    "output_attentions": [True],
+    "num_tokens": [3],
+    "decode": [False],
+    "draws": [torch.rand(1, 4)],
+    "image_grid_hw": [torch.tensor([[1, 1]])],
+}
 
 
-def test_packs_are_refused():
-    grids = torch.tensor([[1, 1]])
-    with pytest.raises(ValueError, match="`image_grid_hw`"):
-        build_wrapped("ConvNeXt")(torch.rand(1, 3 * 32**2), image_grid_hw=grids)
+@wrong(**NOT_THERE)
+def test_what_the_network_does_not_have_is_refused(name, value):
+    pixels = torch.rand(1, 3 * 32**2) if name == "image_grid_hw" else torch.rand(1, 3, 32, 32)
+    refused(name, lambda: build_wrapped("ConvNeXt")(pixels, **{name: value}))
 
 
 @pytest.mark.parametrize(
@@ -133,17 +129,12 @@ def test_a_small_image_does_not_change_the_windows_of_later_ones():
     assert torch.equal(model(images).features, before)
 
 
-def test_levels_must_exist():
-    with pytest.raises(ValueError, match="`levels`"):
-        wrapped_fields("timm", "convnext_atto", levels=[9])
-
-
-def test_a_class_needs_persistent_buffers():
+def test_levels_must_exist_and_a_class_needs_persistent_buffers():
+    refused("levels", lambda: wrapped_fields("timm", "convnext_atto", levels=[9]))
     register_network("lost", tiny_networks.LostBuffer)
     with pytest.raises(ValueError, match="offset"):
         RadioModel(RadioConfig(**wrapped_fields("class", "lost", levels=[0])))
-    with pytest.raises(ValueError, match="`network_class`"):
-        register_network("lost", int)
+    refused("network_class", lambda: register_network("lost", int))
 
 
 TIMM = {"model_type": "timm_wrapper", "architecture": "local-dir:/"}

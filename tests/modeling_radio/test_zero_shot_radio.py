@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from comparisons import assert_same_weights
+from refusals import refused, wrong
 from tiny_sentences import build_sentence_encoder, build_sentence_tower
 from torch import nn
 from torch.nn.functional import normalize
@@ -266,12 +267,12 @@ def test_short_texts_of_a_siglip_tower_are_warned_of_once(model, recwarn):
 
 
 def test_texts_that_do_not_fit_are_refused(pair, word_tokenizer):
-    with pytest.raises(ValueError, match="`input_ids`"):
-        pair.model.get_text_features(torch.zeros(1, 17, dtype=torch.long))
-    with pytest.raises(ValueError, match="1 images and 2 texts"):
-        pair.model(random_texts(2), torch.rand(1, 3, 64, 64), return_loss=True)
-    with pytest.raises(ValueError, match="`texts`"):
-        pair.model.embed_texts(word_tokenizer, [])
+    model, pixels = pair.model, torch.rand(1, 3, 64, 64)
+    refused("input_ids", lambda: model.get_text_features(torch.zeros(1, 17, dtype=torch.long)))
+    refused("return_loss", lambda: model(random_texts(2), pixels, return_loss=True))
+    refused("texts", lambda: model.embed_texts(word_tokenizer, []))
+    refused("text_embeds", lambda: model.segment(pixels, torch.randn(3, 11)))
+    refused("source", lambda: model.segment(pixels, torch.randn(3, WIDTH), source="dense"))
 
 
 def test_class_embedding_is_the_mean_of_its_prompts(pair, word_tokenizer):
@@ -308,39 +309,18 @@ def test_segmentation_equals_the_dense_features_by_hand(model, radio):
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_segmentation_refuses_what_does_not_fit(pair):
-    pixels = torch.rand(1, 3, 64, 64)
-    with pytest.raises(ValueError, match="`text_embeds`"):
-        pair.model.segment(pixels, torch.randn(3, 11))
-    with pytest.raises(ValueError, match="`source`"):
-        pair.model.segment(pixels, torch.randn(3, WIDTH), source="dense")
+def test_parts_that_do_not_fit_are_refused(radio, model, build_dual_encoder):
+    def of(source, adaptor=None):
+        return RadioForZeroShotImageClassification.from_parts(radio, source, adaptor)
 
-
-def test_segmentation_refuses_features_of_another_width(radio, build_dual_encoder):
-    model = RadioForZeroShotImageClassification.from_parts(radio, build_dual_encoder("clip", WIDTH))
-    with pytest.raises(ValueError, match="`feature_dim`"):
-        model.segment(torch.rand(1, 3, 64, 64), torch.randn(3, WIDTH), source="features")
-
-
-@pytest.mark.parametrize(
-    ("kind", "width", "name", "message"),
-    [
-        ("siglip", 16, None, r"siglip2-g \(12\), clip \(12\)"),
-        ("clip", WIDTH, "dino", "`text_adaptor`"),
-        ("clip", 16, "clip", "`summary_dim`"),
-    ],
-)
-def test_parts_that_do_not_fit_are_refused(radio, build_dual_encoder, kind, width, name, message):
-    with pytest.raises(ValueError, match=message):
-        RadioForZeroShotImageClassification.from_parts(radio, build_dual_encoder(kind, width), name)
-
-
-def test_parts_of_another_kind_are_refused(radio, model):
-    with pytest.raises(ValueError, match="`text_source`"):
-        RadioForZeroShotImageClassification.from_parts(radio, radio)
+    clip = build_dual_encoder("clip", WIDTH)
+    refused("text_adaptor", lambda: of(build_dual_encoder("siglip", 16)))
+    refused("text_adaptor", lambda: of(clip, "dino"))
+    refused("summary_dim", lambda: of(build_dual_encoder("clip", 16), "clip"))
+    refused("text_source", lambda: of(radio))
+    refused("feature_dim", lambda: of(clip).segment(torch.rand(1, 3, 64, 64), torch.randn(3, WIDTH), source="features"))
     model.config.text_adaptor = None
-    with pytest.raises(ValueError, match="`text_adaptor`"):
-        RadioForZeroShotImageClassification(model.config)
+    refused("text_adaptor", lambda: RadioForZeroShotImageClassification(model.config))
 
 
 def expected_scores(model, processor, tokenizer, image):
@@ -409,27 +389,14 @@ def test_pipeline_on_a_folder_without_texts_says_what_is_missing(radio, tmp_path
         pipeline("zero-shot-image-classification", model=str(tmp_path), trust_remote_code=True)
 
 
-@pytest.mark.parametrize(
-    ("templates", "message"),
-    [([], "`templates`"), (["a cat"], "placeholder {} exactly once, got 'a cat'"), (["{} {}"], "exactly once")],
+@wrong(
+    templates=[[], ["a cat"], ["{} {}"]],
+    text_tower=[{"model_type": "bert"}, {"model_type": "siglip_text"}, {}, {"model_type": "sentence_encoders"}],
 )
-def test_templates_that_cannot_be_filled_are_refused(templates, message):
-    with pytest.raises(ValueError, match=message):
-        fill_templates("cat", templates)
-
-
-@pytest.mark.parametrize(
-    ("tower", "message"),
-    [
-        ({"model_type": "bert"}, "must be one of .*'siglip_text_model'.*got 'bert'"),
-        ({"model_type": "siglip_text"}, "Did you mean 'siglip_text_model'"),
-        ({}, "got None"),
-        ({"model_type": "sentence_encoders"}, "Did you mean 'sentence_encoder'"),
-    ],
-)
-def test_unknown_towers_are_refused(tower, message):
-    with pytest.raises(ValueError, match=message):
-        text_tower_kind(RadioConfig.from_preset("radio-test", text_tower=tower))
+def test_templates_and_towers_that_cannot_be_are_refused(name, value):
+    config = RadioConfig.from_preset("radio-test", text_tower=value if name == "text_tower" else None)
+    with pytest.raises(ValueError, match=f"`{name}"):
+        fill_templates("cat", value) if name == "templates" else text_tower_kind(config)
 
 
 @pytest.mark.parametrize(
@@ -591,16 +558,14 @@ def test_tower_is_saved_and_shown_alone(tmp_path):
 
 
 def test_maps_of_another_width_are_refused():
-    with pytest.raises(ValueError, match="`projection`"):
-        SentenceTower.from_parts(build_sentence_encoder(), nn.Linear(17, WIDTH), max_length=16)
+    linear = nn.Linear(17, WIDTH)
+    refused("projection", lambda: SentenceTower.from_parts(build_sentence_encoder(), linear, max_length=16))
 
 
-@pytest.mark.parametrize(
-    ("encoder", "got"), [(None, "None"), ({}, "None"), ({"model_type": "bart-ish"}, "'bart-ish'"), (5, "5")]
-)
-def test_encoders_that_transformers_does_not_have_are_refused(encoder, got):
-    with pytest.raises(ValueError, match=f"`text_tower.encoder` must be the configuration of a text model.*got {got}"):
-        SentenceTowerConfig.from_dict({"model_type": "sentence_encoder", "encoder": encoder, "projection_dim": 12})
+@pytest.mark.parametrize("encoder", [None, {}, {"model_type": "bart-ish"}, 5])
+def test_encoders_that_transformers_does_not_have_are_refused(encoder):
+    values = {"model_type": "sentence_encoder", "encoder": encoder, "projection_dim": 12}
+    refused("text_tower.encoder", lambda: SentenceTowerConfig.from_dict(values))
 
 
 @pytest.mark.parametrize(
