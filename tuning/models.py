@@ -25,7 +25,7 @@ from modeling_radio.tasks_radio import TASKS
 from modeling_radio.training.data.arrays import measure_channels
 from modeling_radio.training.recipes.sections import RGB
 from modeling_radio.training.student.parameters import freeze_projection_of_clips
-from modeling_radio.training.views.plan import more_windowed
+from modeling_radio.training.views.windows import more_windowed
 from modeling_radio.tuning.adapters import BACKBONE, IN_BLOCKS, FolderPart, add_adapter, head_names
 from modeling_radio.tuning.channels import FIRST_LAYER, widened
 from modeling_radio.tuning.settings import FinetuneSettings

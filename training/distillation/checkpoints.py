@@ -54,7 +54,7 @@ from modeling_radio.training.student.sharding import (
     state_tensors,
 )
 from modeling_radio.training.targets.examples import TargetSource
-from modeling_radio.training.views.plan import DEALING
+from modeling_radio.training.views.dealing import DEALING
 
 
 PART_BYTES = 2**26

@@ -45,17 +45,10 @@ from modeling_radio.training.teachers.eight_bits import check_eight_bits, descri
 from modeling_radio.training.teachers.outputs import TeacherWidths
 from modeling_radio.training.teachers.published.base import loading_turn
 from modeling_radio.training.teachers.registry import check_devices, place_teacher, share_network, teacher_of_recipe
+from modeling_radio.training.views.dealing import divide_ranks, parts_of_rank, teachers_of_rank
 from modeling_radio.training.views.loaders import PartitionStreams
-from modeling_radio.training.views.plan import (
-    BatchPlan,
-    Operations,
-    divide_ranks,
-    extreme_grids,
-    large_enough_images,
-    parts_of_rank,
-    smallest_used_px,
-    teachers_of_rank,
-)
+from modeling_radio.training.views.plan import BatchPlan, Operations, large_enough_images
+from modeling_radio.training.views.shapes import extreme_grids, smallest_used_px
 
 
 def open_images(recipe: Recipe) -> Images | PartitionStreams:

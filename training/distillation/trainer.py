@@ -62,7 +62,8 @@ from modeling_radio.training.student.sharding import (
     whole_norm,
 )
 from modeling_radio.training.targets.examples import Example
-from modeling_radio.training.views.plan import DEALING, PlannedBatch
+from modeling_radio.training.views.dealing import DEALING
+from modeling_radio.training.views.plan import PlannedBatch
 
 
 OUTDATED = ".outdated"

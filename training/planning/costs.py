@@ -33,14 +33,9 @@ from modeling_radio.training.teachers.registry import (
     teacher_of_recipe,
 )
 from modeling_radio.training.teachers.run_modes import MosaicLayout, MosaicMode
-from modeling_radio.training.views.plan import (
-    Grid,
-    Operations,
-    divide_ranks,
-    images_per_step,
-    parts_of_rank,
-    size_shares,
-)
+from modeling_radio.training.views.dealing import divide_ranks, parts_of_rank
+from modeling_radio.training.views.plan import Operations
+from modeling_radio.training.views.shapes import Grid, images_per_step, size_shares
 
 
 class Card(NamedTuple):

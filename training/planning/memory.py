@@ -9,14 +9,9 @@ from modeling_radio.training.planning.costs import HALF_BYTES, MEMORY_SHARE, Car
 from modeling_radio.training.planning.simulation import deal_steps, patches_of_passes
 from modeling_radio.training.recipes.recipe import Recipe
 from modeling_radio.training.recipes.sections import AUTO
-from modeling_radio.training.views.plan import (
-    Operations,
-    divide_ranks,
-    images_per_step,
-    parts_of_rank,
-    size_shares,
-    teachers_of_rank,
-)
+from modeling_radio.training.views.dealing import divide_ranks, parts_of_rank, teachers_of_rank
+from modeling_radio.training.views.plan import Operations
+from modeling_radio.training.views.shapes import images_per_step, size_shares
 
 
 GIB = 2**30

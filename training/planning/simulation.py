@@ -12,7 +12,8 @@ from modeling_radio.training.planning.costs import FULL_BYTES, Card, Networks
 from modeling_radio.training.planning.starts import starts_of_rank
 from modeling_radio.training.recipes.recipe import Recipe
 from modeling_radio.training.teachers.base import HasNetwork, by_network
-from modeling_radio.training.views.plan import BatchPlan, Grid, Operations, images_per_step, size_shares
+from modeling_radio.training.views.plan import BatchPlan, Operations
+from modeling_radio.training.views.shapes import Grid, images_per_step, size_shares
 
 
 NUM_STEPS = 8

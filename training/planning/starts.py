@@ -7,7 +7,7 @@ from modeling_radio.training.planning.costs import Networks
 from modeling_radio.training.recipes.recipe import Recipe
 from modeling_radio.training.teachers.base import by_network
 from modeling_radio.training.teachers.outputs import longest_list
-from modeling_radio.training.views.plan import Grid
+from modeling_radio.training.views.shapes import Grid
 
 
 PER_BLOCK_OF_PASS, PER_BLOCK_OF_SHAPE = 235, 26

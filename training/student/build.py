@@ -33,13 +33,9 @@ from modeling_radio.training.student.parameters import freeze_projection_of_clip
 from modeling_radio.training.student.regularizers import add_damp, add_spectral_scales
 from modeling_radio.training.teachers.outputs import TeacherShape
 from modeling_radio.training.views.crops import check_other_windows
-from modeling_radio.training.views.plan import (
-    Grid,
-    check_teachers_per_image,
-    check_windows,
-    extreme_grids,
-    fitting_windows,
-)
+from modeling_radio.training.views.dealing import check_teachers_per_image
+from modeling_radio.training.views.shapes import Grid, extreme_grids
+from modeling_radio.training.views.windows import check_windows, fitting_windows
 
 
 _SHAPE = (4096, 768, 768)  # our choice: rows, inputs and outputs of a linear layer large enough for its full speed

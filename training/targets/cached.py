@@ -23,7 +23,8 @@ from modeling_radio.training.views.crops import (
     flip_shift,
 )
 from modeling_radio.training.views.packed_tensors import PackedTensors
-from modeling_radio.training.views.plan import Grid, PlannedBatch
+from modeling_radio.training.views.plan import PlannedBatch
+from modeling_radio.training.views.shapes import Grid
 
 
 class CachedTargets:

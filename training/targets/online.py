@@ -25,7 +25,8 @@ from modeling_radio.training.views.crops import (
 )
 from modeling_radio.training.views.loaders import PartitionStreams, build_view_loader
 from modeling_radio.training.views.packed_tensors import PackedTensors
-from modeling_radio.training.views.plan import Grid, PlannedBatch
+from modeling_radio.training.views.plan import PlannedBatch
+from modeling_radio.training.views.shapes import Grid
 
 
 CroppedBatch = tuple[PlannedBatch, list[GroupCrops]]

@@ -17,7 +17,8 @@ from modeling_radio.training.losses.alignment import Alignment, Sides
 from modeling_radio.training.recipes.recipe import PartitionRecipe, Recipe, RecipeError, ViewsRecipe
 from modeling_radio.training.recipes.sections import RGB
 from modeling_radio.training.views.packed_tensors import PackedTensors
-from modeling_radio.training.views.plan import Grid, PlannedBatch
+from modeling_radio.training.views.plan import PlannedBatch
+from modeling_radio.training.views.shapes import Grid
 
 
 STUDENT, AVERAGE = ":student", ":average"

@@ -22,7 +22,9 @@ from modeling_radio.training.data.image_stream import ImageStream, open_image_st
 from modeling_radio.training.data.image_table import Images
 from modeling_radio.training.recipes.recipe import Recipe
 from modeling_radio.training.views.crops import CropsBatch, CropSpec, GroupCrops, cut_crops, least_scale
-from modeling_radio.training.views.plan import PlannedBatch, divide_ranks, used_px
+from modeling_radio.training.views.dealing import divide_ranks
+from modeling_radio.training.views.plan import PlannedBatch
+from modeling_radio.training.views.shapes import used_px
 
 
 logger = logging.getLogger(__name__)

@@ -19,7 +19,8 @@ from modeling_radio.training.targets.feature_cache import (
     write_feature_cache,
 )
 from modeling_radio.training.teachers.outputs import TeacherOutput
-from modeling_radio.training.views.plan import BatchPlan, Grid
+from modeling_radio.training.views.plan import BatchPlan
+from modeling_radio.training.views.shapes import Grid
 
 
 PATCH = 16

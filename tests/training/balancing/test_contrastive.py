@@ -27,7 +27,8 @@ from modeling_radio.training.recipes.recipe import RecipeError
 from modeling_radio.training.targets.examples import Example, Target
 from modeling_radio.training.teachers.outputs import TeacherOutput
 from modeling_radio.training.teachers.registry import TEACHER_KINDS
-from modeling_radio.training.views.plan import Grid, ImageShape, PlannedBatch
+from modeling_radio.training.views.plan import PlannedBatch
+from modeling_radio.training.views.shapes import Grid, ImageShape
 
 
 CPU = torch.device("cpu")

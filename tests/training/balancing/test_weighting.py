@@ -24,7 +24,8 @@ from modeling_radio.training.losses.terms import LossTerm
 from modeling_radio.training.recipes.recipe import Recipe, RecipeError
 from modeling_radio.training.targets.examples import Example
 from modeling_radio.training.teachers.outputs import TeacherWidths
-from modeling_radio.training.views.plan import Grid, ImageShape, PlannedBatch
+from modeling_radio.training.views.plan import PlannedBatch
+from modeling_radio.training.views.shapes import Grid, ImageShape
 
 
 ROLES = {"a": "basic", "b": "semantic", "c": "task"}

@@ -14,7 +14,7 @@ from modeling_radio.training.distillation import inputs
 from modeling_radio.training.recipes.recipe import DataRecipe, RecipeError, load_recipe
 from modeling_radio.training.student.build import check_student_views
 from modeling_radio.training.views.crops import STUDENT, CropSpec, cut_crops
-from modeling_radio.training.views.plan import Grid
+from modeling_radio.training.views.shapes import Grid
 
 
 pytestmark = pytest.mark.usefixtures("one_thread", "tiny_world")

@@ -34,7 +34,7 @@ from modeling_radio.training.distillation.checkpoints import (
     writers_of,
 )
 from modeling_radio.training.recipes.recipe import Recipe, RecipeError, load_recipe
-from modeling_radio.training.views.plan import DEALING
+from modeling_radio.training.views.dealing import DEALING
 
 
 def write_weights(path: Path) -> None:

@@ -4,7 +4,8 @@ from torch import nn
 from modeling_radio.training.hooks.student import RunningStatistics
 from modeling_radio.training.student.ema import running_statistics
 from modeling_radio.training.targets.examples import Example
-from modeling_radio.training.views.plan import Grid, ImageShape, PlannedBatch
+from modeling_radio.training.views.plan import PlannedBatch
+from modeling_radio.training.views.shapes import Grid, ImageShape
 
 
 NOTHING = Example([], {})

@@ -9,7 +9,7 @@ from documentation import ROOT
 from modeling_radio.training.planning.costs import Networks
 from modeling_radio.training.planning.starts import Calls, calls_of_rank, count_starts
 from modeling_radio.training.recipes.recipe import Recipe
-from modeling_radio.training.views.plan import Grid
+from modeling_radio.training.views.shapes import Grid
 
 
 RECIPES = {

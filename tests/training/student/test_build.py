@@ -26,7 +26,8 @@ from modeling_radio.training.student.build import (
 )
 from modeling_radio.training.student.packing import forward_groups
 from modeling_radio.training.student.parameters import CLIPS
-from modeling_radio.training.views.plan import Grid, fitting_windows
+from modeling_radio.training.views.shapes import Grid
+from modeling_radio.training.views.windows import fitting_windows
 
 
 TEACHERS = {

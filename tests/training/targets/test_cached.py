@@ -23,7 +23,8 @@ from modeling_radio.training.recipes.recipe import LossRecipe, MesaRecipe, Recip
 from modeling_radio.training.student.build import check_student_views
 from modeling_radio.training.targets.cached import CachedTargets
 from modeling_radio.training.targets.examples import Example
-from modeling_radio.training.views.plan import BatchPlan, PlannedBatch, plan_shapes
+from modeling_radio.training.views.plan import BatchPlan, PlannedBatch
+from modeling_radio.training.views.shapes import plan_shapes
 
 
 def source_of(recipe: Recipe, folder: Path) -> CachedTargets:

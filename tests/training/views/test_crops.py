@@ -32,7 +32,8 @@ from modeling_radio.training.views.crops import (
     least_scale,
 )
 from modeling_radio.training.views.packed_tensors import PackedTensors
-from modeling_radio.training.views.plan import Grid, ImageShape, PlannedBatch
+from modeling_radio.training.views.plan import PlannedBatch
+from modeling_radio.training.views.shapes import Grid, ImageShape
 
 
 PATCH = 16

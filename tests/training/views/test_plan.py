@@ -11,27 +11,25 @@ from modeling_radio.core.seeds import make_generator
 from modeling_radio.training.data.image_table import Images
 from modeling_radio.training.recipes.recipe import PartitionRecipe, Recipe, RecipeError, load_recipe, stage_recipes
 from modeling_radio.training.views import plan
-from modeling_radio.training.views.plan import (
-    BatchPlan,
-    Grid,
-    ImageShape,
-    PlannedBatch,
-    StepShapes,
-    check_windows,
+from modeling_radio.training.views.dealing import (
     cut_by_shape,
     cut_evenly,
     divide_ranks,
-    draw_size,
-    draw_window,
-    extreme_grids,
-    fitting_windows,
-    large_enough_images,
-    most_tokens,
-    plan_shapes,
     share_by_shape,
-    smallest_used_px,
     teachers_of_rank,
 )
+from modeling_radio.training.views.plan import BatchPlan, PlannedBatch, large_enough_images
+from modeling_radio.training.views.shapes import (
+    Grid,
+    ImageShape,
+    StepShapes,
+    draw_size,
+    extreme_grids,
+    most_tokens,
+    plan_shapes,
+    smallest_used_px,
+)
+from modeling_radio.training.views.windows import check_windows, draw_window, fitting_windows
 
 
 BUDGET = 6000

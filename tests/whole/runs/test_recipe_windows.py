@@ -22,7 +22,8 @@ from modeling_radio.training.recipes.recipe import (
     stage_recipes,
 )
 from modeling_radio.training.student.build import check_student_views, student_patch_size
-from modeling_radio.training.views.plan import Grid, draw_window, fitting_windows
+from modeling_radio.training.views.shapes import Grid
+from modeling_radio.training.views.windows import draw_window, fitting_windows
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
