@@ -1,8 +1,8 @@
-"""Every combination of what decides which exchanges ranks share, against one process.
+"""Each pair of what decides which exchanges ranks share, against one process.
 
 Kinds of data, ranks, shards, orders of the teachers, and steps with fewer images than ranks: where ranks disagree about
-the next exchange, they wait for each other until a timeout. Two and three processes run all combinations, one after the
-other; where one hangs, it ends after `LIMIT`, and those after it were not reached.
+the next exchange, they wait for each other until a timeout. Two and three processes run the cases, one after the other;
+where one hangs, it ends after `LIMIT`, and those after it were not reached.
 """
 
 import itertools
@@ -91,11 +91,20 @@ class Case(NamedTuple):
         return [*SETTINGS, *DATA[self.data], f"partitions=[{partitions}]", *teachers]
 
 
-CASES = [
-    Case(*each)
-    for each in itertools.product(DATA, ("other", "bound"), NUMBERS, SHARDS, (2, 3))
-    if (each[0], each[3]) != ("cached", "teachers")  # ranks fill a cache with whole teachers
-]
+def pairwise(cases: list[Case]) -> list[Case]:
+    """Return cases in which each pair of two values is that is in any: always that with the most new ones."""
+    pairs = {case: set(itertools.combinations(enumerate(case), 2)) for case in cases}
+    chosen, left = [], set().union(*pairs.values())
+    while left:
+        chosen.append(max(cases, key=lambda case: len(pairs[case] & left)))
+        left -= pairs[chosen[-1]]
+    return chosen
+
+
+COMBINATIONS = [Case(*each) for each in itertools.product(DATA, ("other", "bound"), NUMBERS, SHARDS, (2, 3))]
+# Ranks fill a cache with whole teachers.
+CASES = pairwise([case for case in COMBINATIONS if (case.data, case.shards) != ("cached", "teachers")])
+CASES += sorted({case._replace(shards="none") for case in CASES if case.data == "streamed"} - {*CASES})  # compared with
 
 
 def install_world(patch: pytest.MonkeyPatch) -> None:

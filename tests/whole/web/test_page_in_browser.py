@@ -253,8 +253,9 @@ def test_keys_alone_reach_everything(watch):
     assert not page.locator("#found").is_visible()
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize(("name", "width", "height"), [("desktop", 1280, 860), ("phone", 360, 740)])
+@pytest.mark.parametrize(
+    ("name", "width", "height", "dark"), [("desktop-light", 1280, 860, False), ("phone-dark", 360, 740, True)]
+)
 def test_screens(browser, address, tmp_path, name, width, height, dark):
     """Nothing sticks out of a phone; set RADIO_SCREENSHOTS to a folder to look at them."""
     with watched(browser, width=width, height=height, dark=dark) as watch:
@@ -265,7 +266,7 @@ def test_screens(browser, address, tmp_path, name, width, height, dark):
             box = watch.page.locator(selector).bounding_box()
             assert box["x"] >= 0
             assert box["x"] + box["width"] <= width
-        shot = take_picture(watch.page, f"{name}-{'dark' if dark else 'light'}", tmp_path)
+        shot = take_picture(watch.page, name, tmp_path)
         pixels = np.asarray(Image.open(io.BytesIO(shot)).convert("L"))
         assert (np.median(pixels) < 64) == dark
         assert len(np.unique(pixels)) > 100  # there is a picture
@@ -276,7 +277,7 @@ def test_screens(browser, address, tmp_path, name, width, height, dark):
         watch.page.locator("#maps canvas").first.click()
         settle(watch)
         assert watch.page.evaluate("document.documentElement.scrollWidth") <= width
-        asked = take_picture(watch.page, f"{name}-{'dark' if dark else 'light'}-asked", tmp_path)
+        asked = take_picture(watch.page, f"{name}-asked", tmp_path)
         assert asked != shot
         assert watch.errors == []
         assert watch.outside(address) == []
