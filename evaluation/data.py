@@ -13,11 +13,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import InterpolationMode, center_crop, resize
 
-from modeling_radio.checks_radio import check_choice, window_starts
+from modeling_radio.checks_radio import check_choice
 from modeling_radio.core.checkpoints import plain_parts
 from modeling_radio.core.seeds import make_generator
 from modeling_radio.core.settings import hash_of
 from modeling_radio.metrics.results import Source
+from modeling_radio.views_radio import Tiles
 
 
 Item = TypeVar("Item", covariant=True)
@@ -354,9 +355,8 @@ class Windows:
         step = max(1, round(window_px * stride))
         self.positions = [
             WindowPosition(image, top, left)
-            for image, (height, width) in enumerate(self.frames)
-            for top in window_starts(height, window_px, step)
-            for left in window_starts(width, window_px, step)
+            for image, frame in enumerate(self.frames)
+            for top, left, *_ in Tiles(frame, window_px, step).places()
         ]
         self._by_image: list[list[int]] = [[] for _ in self.frames]
         for index, position in enumerate(self.positions):

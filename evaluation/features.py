@@ -19,6 +19,7 @@ from modeling_radio.core.ranks import rank_and_count, wait_for_ranks
 from modeling_radio.core.settings import hash_of
 from modeling_radio.core.timing import ProgressBar
 from modeling_radio.evaluation.data import ByNumber, SizedImages
+from modeling_radio.figures.features import finer_maps
 from modeling_radio.metrics.feature_model import FeatureModel, FeaturePair
 
 
@@ -343,14 +344,9 @@ def shifted_maps(
             f"`images` must have sides of `size_px` and a patch, {size_px + patch} pixels with `size_px` a multiple of "
             f"{patch}, got {tuple(images.shape[-2:])}. Resize them."
         )
-    # Offset of the window that centers a patch on position number `shift` within a patch.
-    starts = [(2 * shift + 1) * patch // (2 * shifts) for shift in range(shifts)]
-    rows: list[dict[str, Tensor]] = []
-    for top in starts:
-        windows = [images[..., top : top + size_px, left : left + size_px] for left in starts]
-        columns = [_dense_features(model, each, adaptors) for each in windows]
-        rows.append({name: _interleaved([each[name] for each in columns], dim=3) for name in columns[0]})
-    return {name: _interleaved([each[name] for each in rows], dim=2) for name in rows[0]}
+    return finer_maps(
+        lambda windows: _dense_features(model, windows, adaptors), images, patch_size=patch, shifts=shifts
+    )
 
 
 def at_night(images: Tensor) -> Tensor:
@@ -428,8 +424,3 @@ def _dense_features(model: FeatureModel, images: Tensor, adaptors: Sequence[str]
         encoding = model.encode(pixels, adaptors)
         batches.append({"": encoding.features, **{name: encoding.adaptors[name].features for name in adaptors}})
     return {name: torch.cat([batch[name].float().cpu() for batch in batches]) for name in batches[0]}
-
-
-def _interleaved(maps: Sequence[Tensor], dim: int) -> Tensor:
-    """Interleave maps along a dimension: their first positions, then their second ones."""
-    return torch.stack(list(maps), dim=dim + 1).flatten(dim, dim + 1)

@@ -6,7 +6,7 @@ A Space of the app has this file: it imports nothing else of this repository.
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import matplotlib
@@ -148,6 +148,39 @@ def foreground_map(features: Tensor) -> Tensor:
     border = torch.ones_like(first[0], dtype=torch.bool)
     border[1:-1, 1:-1] = False
     return (first if first[:, border].mean() <= 0 else -first).float()
+
+
+def finer_maps(
+    encode: Callable[[Tensor], Mapping[str, Tensor]], images: Tensor, *, patch_size: int, shifts: int
+) -> dict[str, Tensor]:
+    """Return dense features on a grid `shifts` times as fine as that of one pass.
+
+    The windows of the images that are a patch smaller are encoded at `shifts` x `shifts` offsets within a patch, and
+    their maps are interleaved: each position has the features of the patch that is centered on it.
+
+    Args:
+        encode: Takes windows, `(num_images, channels, height, width)`; returns maps by name, `(num_images, dim, rows,
+            cols)` each.
+        images: `(num_images, channels, height + patch_size, width + patch_size)`.
+        patch_size: Side of a patch in pixels.
+        shifts: Positions for each patch and direction.
+
+    Returns:
+        By name, `(num_images, dim, shifts * rows, shifts * cols)`.
+    """
+    height, width = (side - patch_size for side in images.shape[-2:])
+    # Offset of the window that centers a patch on position number `shift` within a patch.
+    starts = [(2 * shift + 1) * patch_size // (2 * shifts) for shift in range(shifts)]
+    rows: list[dict[str, Tensor]] = []
+    for top in starts:
+        columns = [encode(images[..., top : top + height, left : left + width]) for left in starts]
+        rows.append({name: _interleaved([each[name] for each in columns], dim=3) for name in columns[0]})
+    return {name: _interleaved([each[name] for each in rows], dim=2) for name in rows[0]}
+
+
+def _interleaved(maps: Sequence[Tensor], dim: int) -> Tensor:
+    """Interleave maps along a dimension: their first positions, then their second ones."""
+    return torch.stack(list(maps), dim=dim + 1).flatten(dim, dim + 1)
 
 
 def clearest(maps: Iterable[Tensor]) -> Tensor:

@@ -25,6 +25,7 @@ from modeling_radio.checks_radio import check_choice, check_multiple
 from modeling_radio.core.machine import devices
 from modeling_radio.figures.features import (
     PcaBasis,
+    finer_maps,
     fit_pca_basis,
     hex_color,
     marked,
@@ -284,18 +285,13 @@ class App:
     def _shifted(self, pixels: Tensor, window: WindowSize, adaptors: Sequence[str], shifts: int) -> dict[str, Tensor]:
         """Return maps with `shifts` x `shifts` positions for each patch, from the image moved by parts of a patch.
 
-        At the edge its last pixels are repeated. `evaluation.features.shifted_maps` does the same with squares.
+        At the edge its last pixels are repeated.
         """
-        height, width = pixels.shape[-2:]
         patch = self.opened.backbone.config.patch_size
-        padded = F.pad(pixels.float(), [patch // 2] * 4, mode="replicate").to(pixels.dtype)
-        offsets = [int((number + 0.5) * patch / shifts) for number in range(shifts)]
-        moved = [padded[..., top : top + height, left : left + width] for top in offsets for left in offsets]
-        maps, _ = self.encode(torch.cat(moved), window, adaptors)
-        return {
-            name: each.unflatten(0, (shifts, shifts)).permute(2, 3, 0, 4, 1).flatten(3, 4).flatten(1, 2)[None]
-            for name, each in maps.items()
-        }
+        padded = F.pad(pixels.float(), [patch // 2, patch - patch // 2] * 2, mode="replicate").to(pixels.dtype)
+        return finer_maps(
+            lambda windows: self.encode(windows, window, adaptors)[0], padded, patch_size=patch, shifts=shifts
+        )
 
     def features(self, image: str | None, resolution: float, windows: str) -> tuple[list[GalleryItem], str]:
         """Principal components of the features of a photograph, in every space."""
