@@ -28,7 +28,7 @@ from .fit import check_fit
 from .navit import OLDER_NAMES, is_navit
 from .nemotron import is_nemotron
 from .radio1d import is_radio1d
-from .stored_tensors import StoredTensor, read_integers, stored_tensors
+from .stored_tensors import StoredTensor, stored_tensors
 
 
 _INNER = {
@@ -290,7 +290,7 @@ def _token_fields(args: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) 
     if prefix is not None and len(prefix.shape) == 2:
         fields["num_registers"] = prefix.shape[0] - token_fields(args, of_hub_folder=True)["num_cls_tokens"]
     if SUMMARY_INDICES in tensors and not has_one_token(args) and not is_navit(args):
-        fields["summary_idxs"] = read_integers(SUMMARY_INDICES, tensors[SUMMARY_INDICES])
+        fields["summary_idxs"] = tensors[SUMMARY_INDICES].read().tolist()
     return fields
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from modeling_radio.checks_radio import read_json
@@ -195,7 +194,7 @@ def read_projector(folder: str | Path) -> RadioProjector:
             f"The projector must be an RMSNorm and two linear layers without bias, {', '.join(_PROJECTOR)}: "
             f"{missing} missing, {strangers} unknown."
         )
-    state = {ours: _read(stored[name], name) for ours, name in places.items()}
+    state = {ours: stored[name].read() for ours, name in places.items()}
     check_kinds(state)
     norm, first, last = (state[name] for name in _PROJECTOR)
     with torch.device("meta"):
@@ -218,7 +217,7 @@ def _tower_state(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]
         thirds = [places[name].third for name in parts]
         if thirds not in ([None], [0, 1, 2]):
             raise ValueError(f"Tensors of {key} must be there once, or as queries, keys and values, got {parts}.")
-        tensors = {name: _read(stored[name], name) for name in parts}
+        tensors = {name: stored[name].read() for name in parts}
         check_kinds(tensors)
         state[key] = torch.cat(list(tensors.values())) if len(parts) == 3 else tensors[parts[0]]
     return state, {key: parts[0] for key, parts in names.items()}
@@ -227,14 +226,6 @@ def _tower_state(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]
 def _stored(folder: str | Path, files: list[str]) -> dict[str, StoredTensor]:
     check_there(folder, files)
     return stored_tensors(folder, files=files)
-
-
-def _read(tensor: StoredTensor, name: str) -> Tensor:
-    try:
-        with safe_open(tensor.file, framework="pt") as file:
-            return file.get_tensor(name)
-    except SafetensorError as error:
-        raise ValueError(f"{str(tensor.file)!r} is damaged or no safetensors file: {error}") from error
 
 
 def _fields_beside(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from modeling_radio.checks_radio import read_json
 
 from .arguments import check_arguments, check_hub_config, is_eradio
-from .stored_tensors import weight_files
+from .stored_tensors import open_tensors, weight_files
 from .training_archive import open_archive
 
 
@@ -109,10 +107,8 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: If it is damaged.
     """
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{str(path)!r} is damaged or no safetensors file: {error}") from error
+    with open_tensors(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
 
 
 def _read_pickle(path: Path, *, with_sums: bool = True) -> NvidiaCheckpoint:

@@ -1,22 +1,23 @@
 """Locations of the tensors of a folder: headers of safetensors files, and indices of several, validated before use."""
 
-import json
 import math
 import re
-from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 from transformers.utils import cached_file
 
-from modeling_radio.checks_radio import check_choice, read_json
+from modeling_radio.checks_radio import read_json
 
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 """Names of the file with all weights of a folder, and of the index of several."""
-_INTEGERS = {"I64": "q", "I32": "i"}
-_LARGEST_HEADER = 100_000_000  # bytes; safetensors' own limit
+_BITS = re.compile(r"\d+")
+"""Finds the size of a number in safetensors' name of its type, such as BF16; BOOL has none."""
 _FILE_NAME = re.compile(r"[^/\\\0]+\.safetensors")
 
 
@@ -25,17 +26,30 @@ class StoredTensor(NamedTuple):
 
     Attributes:
         file: The file.
-        start: Its first byte there.
-        num_bytes: Its length.
+        name: Its name there.
         dtype: Its data type, as safetensors names it.
         shape: Its shape.
     """
 
     file: Path
-    start: int
-    num_bytes: int
+    name: str
     dtype: str
     shape: list[int]
+
+    @property
+    def num_bytes(self) -> int:
+        """Its length."""
+        bits = _BITS.search(self.dtype)
+        return math.prod(self.shape) * (int(bits[0]) // 8 if bits else 1)
+
+    def read(self) -> Tensor:
+        """Return the tensor.
+
+        Raises:
+            ValueError: If the file is damaged.
+        """
+        with open_tensors(self.file) as file:
+            return file.get_tensor(self.name)
 
 
 def stored_tensors(
@@ -160,56 +174,21 @@ def indexed_files(index: Path) -> list[str]:
     return sorted(set(files.values()))
 
 
-def _read_header(file: Path) -> dict[str, StoredTensor]:
-    """Return where each tensor of a safetensors file lies.
+def _read_header(path: Path) -> dict[str, StoredTensor]:
+    with open_tensors(path) as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        return {name: StoredTensor(path, name, each.get_dtype(), each.get_shape()) for name, each in slices.items()}
+
+
+@contextmanager
+def open_tensors(path: Path) -> Iterator[Any]:
+    """Open a safetensors file, whose header names its tensors; errors in it become one that names the file.
 
     Raises:
-        ValueError: If the file has no valid header, or the header names bytes beyond the file.
+        ValueError: If it is damaged.
     """
-    with file.open("rb") as stream:
-        size = int.from_bytes(stream.read(8), "little")
-        header = stream.read(size) if size <= _LARGEST_HEADER else b""
-    available = file.stat().st_size - 8 - size
     try:
-        entries = json.loads(header)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{str(file)!r} is damaged or no safetensors file: {error}.") from error
-    if not isinstance(entries, dict):
-        raise ValueError(f"{str(file)!r} is damaged or no safetensors file: its header is {entries!r:.60}.")
-    entries.pop("__metadata__", None)
-    tensors = {key: _read_entry(file, 8 + size, available, key, entry) for key, entry in entries.items()}
-    end = 8 + size
-    for key, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].num_bytes)):
-        if tensor.start != end:
-            raise ValueError(f"{str(file)!r} is damaged: {key!r} must begin at byte {end}, got {tensor.start}.")
-        end += tensor.num_bytes
-    return tensors
-
-
-def _read_entry(file: Path, start: int, available: int, key: str, entry: Any) -> StoredTensor:
-    match entry:
-        case {"dtype": str(dtype), "shape": [*sides], "data_offsets": [int(first), int(last)]} if (
-            0 <= first <= last <= available and all(isinstance(side, int) for side in sides)
-        ):
-            return StoredTensor(file, start + first, last - first, dtype, sides)
-    raise ValueError(f"{str(file)!r} is damaged: {key!r} must lie in {available} bytes, got {entry!r:.200}.")
-
-
-def read_integers(name: str, tensor: StoredTensor) -> list[int]:
-    """Return the whole numbers of a tensor.
-
-    Args:
-        name: Name of the tensor, for messages.
-        tensor: Where it lies.
-
-    Raises:
-        ValueError: If it holds something else, or has another length than its shape.
-    """
-    check_choice(f"dtype of {name}", tensor.dtype, _INTEGERS)
-    integers = array(_INTEGERS[tensor.dtype])
-    if tensor.num_bytes != math.prod(tensor.shape) * integers.itemsize:
-        raise ValueError(f"{str(tensor.file)!r} is damaged: {name!r} has another length than its shape.")
-    with tensor.file.open("rb") as stream:
-        stream.seek(tensor.start)
-        integers.frombytes(stream.read(tensor.num_bytes))
-    return integers.tolist()
+        with safe_open(path, "pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise ValueError(f"{str(path)!r} is damaged or no safetensors file: {error}") from error

@@ -5,7 +5,7 @@ Spectral reparametrization and LayerScale are folded into the linear layers, sin
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +15,7 @@ from torch import Tensor
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 """Data types that weights may have. 8-bit ones need scales, which NVIDIA's checkpoints do not have."""
 _MAX_NAMES = 8
-_SMALL_BYTES = 2**20  # views that repeat a stored value are accepted up to this size; large ones fill the memory
-_PARAMETRIZATION = re.compile(r"\.parametrizations\.")  # the scales of spectral reparametrization are single numbers
-_BATCHES = ".num_batches_tracked"  # of batch norms, a single number each
-_COUNTERS = (".summary_idxs", "._sn_version", _BATCHES)  # the tensors that are whole numbers
+_COUNTERS = (".summary_idxs", "._sn_version", ".num_batches_tracked")  # the tensors that are whole numbers
 MIN_SCALE = 0.05
 """Least spectral norm that RADIO's sigmaReparam can express (PHI-S, appendix A.7, https://arxiv.org/abs/2410.01680)."""
 _PARAMETRIZED = re.compile(r"(?P<layer>.+)\.parametrizations\.weight\.(?P<part>.+)")
@@ -28,42 +25,22 @@ _SCALED_LAYERS = {"ls1": ("attn.proj",), "ls2": ("mlp.fc2", "mlp.w3")}
 
 
 def check_kinds(state: Mapping[str, Tensor]) -> None:
-    """Refuse tensors that cannot be weights, before anything is computed with them.
+    """Refuse tensors of other types than weights have: integers, for one, would be loaded as if they were weights.
 
     Args:
         state: Tensors under the file's own keys.
 
     Raises:
-        ValueError: If any is sparse, quantized, without values, empty, a single number, complex, integer, of 8 bits,
-            or larger than its storage; all are named.
+        ValueError: If any is complex, of integers or of 8 bits; all are named.
     """
-    kinds: dict[str, list[str]] = {}
+    kinds: dict[torch.dtype, list[str]] = {}
     for key, tensor in state.items():
-        for kind in _strange_kinds(key, tensor):
-            kinds.setdefault(kind, []).append(key)
+        is_whole = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+        if tensor.dtype not in FLOATS and not (is_whole and key.endswith(_COUNTERS)):
+            kinds.setdefault(tensor.dtype, []).append(key)
     if kinds:
-        found = "; ".join(f"{len(keys)} {kind}: {_shortened(keys)}" for kind, keys in kinds.items())
-        raise ValueError(f"Weights must be dense tensors of floating-point numbers. The checkpoint has {found}.")
-
-
-def _strange_kinds(key: str, tensor: Tensor) -> Iterator[str]:
-    if tensor.device.type == "meta":
-        yield "without values (on the meta device)"
-    elif tensor.layout != torch.strided:
-        yield "sparse"
-    elif not tensor.numel():
-        yield "empty"
-    elif not tensor.ndim and not _PARAMETRIZATION.search(key) and not key.endswith(_BATCHES):
-        yield "without dimensions"
-    elif tensor.is_quantized or (tensor.dtype not in FLOATS and not _may_be_whole(key, tensor)):
-        yield f"of type {tensor.dtype}"
-    elif tensor.nbytes > max(tensor.untyped_storage().nbytes(), _SMALL_BYTES):
-        yield "larger than what is stored of them"
-
-
-def _may_be_whole(key: str, tensor: Tensor) -> bool:
-    whole = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
-    return whole and key.endswith(_COUNTERS)
+        found = "; ".join(f"{len(keys)} of type {dtype}: {_shortened(keys)}" for dtype, keys in kinds.items())
+        raise ValueError(f"Weights must be floating-point numbers. The checkpoint has {found}.")
 
 
 def check_finite(state: Mapping[str, Tensor], source_keys: Mapping[str, str]) -> None:

@@ -11,9 +11,6 @@ from modeling_radio import RadioModel
 from modeling_radio.conversion.from_nvidia import convert
 
 
-SUMMARY = "radio_model.summary_idxs"
-
-
 @pytest.fixture
 def folder(tmp_path) -> Path:
     return write_hub_folder("c_radio_v4_slots_tiny", tmp_path / "hub")
@@ -24,6 +21,7 @@ DAMAGES = [
     lambda data: b"\xff" * 8 + data[8:],
     lambda data: b"",
     lambda data: data.replace(b'"F32"', b'"F 2"', 1),
+    lambda data: data.replace(b'"data_offsets":[0,', b'"data_offsets":[4,', 1),
 ]
 
 
@@ -63,46 +61,3 @@ def test_an_index_reads_nothing_outside_of_its_folder(place, folder, tmp_path):
     for opened in (RadioModel.from_pretrained, convert):
         with pytest.raises(ValueError, match="`weight_map`"):
             opened(folder)
-
-
-def write_header(folder: Path, header: str) -> None:
-    content = header.encode()
-    (folder / "model.safetensors").write_bytes(len(content).to_bytes(8, "little") + content + bytes(64))
-
-
-@pytest.mark.parametrize(
-    "header",
-    [
-        *("[]", "5", "[" * 100_000, '{"a": 5}', '{"a": {}}'),
-        '{"a": {"dtype": "I64", "shape": [2], "data_offsets": [0, 1000000000000000]}}',
-        '{"a": {"dtype": "I64", "shape": [2], "data_offsets": [-50, 16]}}',
-        '{"a": {"dtype": "I64", "shape": [2], "data_offsets": ["x", 16]}}',
-        '{"a": {"dtype": "I64", "shape": ["x"], "data_offsets": [0, 16]}}',
-        '{"a": {"dtype": 5, "shape": [2], "data_offsets": [0, 16]}}',
-    ],
-)
-def test_headers_that_lie_are_named(header, folder):
-    """Not one byte is read of what they promise."""
-    write_header(folder, header)
-    with pytest.raises(ValueError, match=r"model\.safetensors' is damaged"):
-        RadioModel.from_pretrained(folder)
-
-
-def test_a_summary_of_half_a_number_is_refused(folder):
-    file = folder / "model.safetensors"
-    data = file.read_bytes()
-    size = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + size])
-    header[SUMMARY]["shape"] = [1]
-    text = json.dumps(header).encode().ljust(size)
-    file.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
-    with pytest.raises(ValueError, match=f"is damaged: '{SUMMARY}' has another length than its shape"):
-        RadioModel.from_pretrained(folder)
-
-
-def test_tensors_with_gaps_between_them_are_refused(folder):
-    file = folder / "model.safetensors"
-    content = file.read_bytes()
-    file.write_bytes(content.replace(b'"data_offsets":[0,', b'"data_offsets":[4,', 1))
-    with pytest.raises(ValueError, match=r"is damaged: '.*' must begin at byte [0-9]+, got [0-9]+\."):
-        RadioModel.from_pretrained(folder)
