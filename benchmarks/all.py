@@ -117,7 +117,7 @@ TABLES: dict[str, tuple[str, str, Callable[[Rows], Rows]]] = {
             *(f"times as fast as {peer}" for peer in ("transformers, torchvision", "transformers, PIL", "timm")),
         ),
     ),
-    "data": ("data", "data", choose("format", "workers", "images/s", "images/s, drafts")),
+    "data": ("data", "data", choose("format", "workers", "images/s")),
     "serving": ("serving", "serving", choose("in flight", "images a second", "median, ms", "95 %, ms")),
 }
 """By the name of a table on the page: case and table of its results, and the function that makes its rows.

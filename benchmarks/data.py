@@ -5,8 +5,7 @@ resize to one exact size with the antialiased bicubic filter and rescale, none n
 photographs of that size.
 
 The loader reads, decodes, crops and resizes JPEGs of each format once; the first batch, with which worker processes
-start, does not count. "difference" is the mean absolute difference, in levels of 255, between views of
-JPEGs that were decoded at a reduced size (drafts) and at full size.
+start, does not count.
 
 A format of the cache stores the features of the demo's teachers for its first images as a shard, and reads it back.
 "error" is the norm of the difference over that of the features' deviations from their mean, whose square is 1 - R2;
@@ -196,13 +195,13 @@ FORMATS: dict[str, tuple[Callable[[Sequence[Path], Path], None], bool]] = {
 """Formats by name: the function that writes it, and whether it is read as a stream."""
 
 
-def recipe_of(folder: Path, num_images: int, size_px: int, *, streams: bool, workers: int, drafts: bool) -> Recipe:
+def recipe_of(folder: Path, num_images: int, size_px: int, *, streams: bool, workers: int) -> Recipe:
     """Return a recipe that reads a folder once in each epoch."""
     data = f"{{source: '{folder}', num_images: null, streaming: {streams}, num_workers: {workers}"
     return load_recipe(
         "demo",
         [
-            f"data={data}, jpeg_drafts: {drafts}, shuffle_buffer: {num_images}}}",
+            f"data={data}, shuffle_buffer: {num_images}}}",
             "views.teachers=online",
             f"partitions=[{{sizes_px: [{size_px}], batch_size: {BATCH_SIZE}}}]",
         ],
@@ -243,19 +242,15 @@ def images_per_second(views: Iterator[Tensor]) -> tuple[float, Tensor]:
 def measure_loader(
     photographs: Sequence[Path], size_px: int = LOADED_PX, workers: Sequence[int] = WORKERS
 ) -> list[Row]:
-    """Return one row for each format and number of workers, with and without drafts."""
+    """Return one row for each format and number of workers."""
     rows, number = [], len(photographs)
     for name, (write, streams) in tqdm(FORMATS.items(), desc="formats"):
         with tempfile.TemporaryDirectory() as folder:
             write(photographs, Path(folder))
             for count in workers:
-                row: Row = {"format": name, "workers": count}
-                crops = {}
-                for drafts in (False, True):
-                    recipe = recipe_of(Path(folder), number, size_px, streams=streams, workers=count, drafts=drafts)
-                    speed, crops[drafts] = images_per_second(views_of(recipe, number // BATCH_SIZE))
-                    row[f"images/s{', drafts' if drafts else ''}"] = round(speed, 1)
-                row["difference"] = round((crops[True].float() - crops[False].float()).abs().mean().item(), 2)
+                recipe = recipe_of(Path(folder), number, size_px, streams=streams, workers=count)
+                speed, _ = images_per_second(views_of(recipe, number // BATCH_SIZE))
+                row: Row = {"format": name, "workers": count, "images/s": round(speed, 1)}
                 rows.append({**row, "size_px": size_px, "images": number})
     return rows
 

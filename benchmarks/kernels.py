@@ -195,7 +195,7 @@ def last_stage(recipe: Recipe) -> Recipe:
         optimizer=stage.optimizer.replace(trunk_frozen_steps=0),
         schedule=stage.schedule.replace(num_steps=1000, warmup_steps=1),
         standardization=stage.standardization.replace(estimation_steps=0, calibration_steps=1),
-        logging=stage.logging.replace(trackers=[], use_progress_bar=False, metrics_every_steps=None),
+        logging=stage.logging.replace(trackers=[], metrics_every_steps=None),
         student=stage.student.replace(init_from=None, passes_at_once=1),
         data=stage.data.replace(num_workers=1),
     )

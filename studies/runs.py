@@ -23,7 +23,7 @@ from modeling_radio.core.errors import UserError
 from modeling_radio.core.files import hash_file
 from modeling_radio.core.interruption import StopRequest, TrainingDivergedError, prepare_stoppable, run_stoppable
 from modeling_radio.core.settings import hash_of
-from modeling_radio.core.timing import Clock, describe_run
+from modeling_radio.core.timing import Phase, WholeRun, describe_run
 from modeling_radio.studies.held_out import HeldOut
 from modeling_radio.studies.raw_results import RunResult, add_run, claim, load_results
 from modeling_radio.studies.study import SUMMARY, WORST, OpenedStudy, open_study
@@ -32,6 +32,7 @@ from modeling_radio.training.recipes.recipe import Recipe, RecipeError, decisive
 from modeling_radio.training.teachers.featsharp import load_upsampler
 
 
+PHASES = [Phase("distil", 100, "distill"), Phase("measure", 10, "measure")]
 POLL_SECONDS = 1.0
 """Longest delay of Ctrl-C while runs stand side by side; our choice."""
 
@@ -43,15 +44,16 @@ def _make_run(opened: OpenedStudy, held_out: HeldOut, output: Path, device: str 
         Interrupted: If it was asked to stop, with a checkpoint.
     """
     folder, recipe = output / arm / f"seed-{seed}", opened.recipe(arm, seed)
-    clock, failure = Clock(report=lambda line: None), ""
-    try:
-        with clock.phase("distil"):
-            checkpoint = run_recipe(recipe, folder, device=device)
-        assert checkpoint is not None  # only a run that was stopped early has none
-        with clock.phase("measure"):
-            sums, numbers = held_out.measure(RadioModel.from_pretrained(checkpoint), recipe)
-    except TrainingDivergedError as error:
-        sums, numbers, failure = {}, {}, str(error)
+    failure = ""
+    with WholeRun(PHASES, is_shown=False) as clock:  # runs side by side share a terminal
+        try:
+            with clock.phase("distil"):
+                checkpoint = run_recipe(recipe, folder, device=device)
+            assert checkpoint is not None  # only a run that was stopped early has none
+            with clock.phase("measure"):
+                sums, numbers = held_out.measure(RadioModel.from_pretrained(checkpoint), recipe)
+        except TrainingDivergedError as error:
+            sums, numbers, failure = {}, {}, str(error)
     run, decisive = describe_run(f"radio study {opened.name}", clock), decisive_part(recipe.to_dict())
     result = RunResult(arm, seed, decisive, sums, numbers, run, failure, hash_folders(recipe))
     add_run(opened.raw_results, result)

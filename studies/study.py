@@ -28,8 +28,6 @@ IS_CLONE = (STUDIES_DIR.parent / "pyproject.toml").is_file()
 QUIET_LOGGING = {
     "every_steps": 100,
     "trackers": [],
-    "use_progress_bar": False,
-    "picture_every_steps": None,
     "metrics_every_steps": None,
 }
 """Logging of runs: they are measured at their end, and many of them share a terminal."""

@@ -30,7 +30,7 @@ from local_server import serve
 from reference_cases import edited, hub_folder, reference, training_file
 from tiny_checkpoints import opened, photograph, picture, save_tuned, texts
 from tiny_folders import model, pictures, words
-from training_fixtures import _own_accelerator, recipe_file, tiny_world, write_source
+from training_fixtures import _own_accelerator, far_shifts, recipe_file, tiny_world, write_source
 from transformers import CLIPModel, PreTrainedTokenizerFast, Siglip2Model, SiglipModel
 from tuning_fixtures import (
     base,
@@ -51,9 +51,9 @@ from modeling_radio.core.files import cache_dir
 # fmt: off
 __all__ = [
     "_own_accelerator", "assets", "base", "class_folders", "coco_content", "coco_folder", "depth_folder", "edited",
-    "hub_folder", "model", "one_figure_image", "opened", "outlines_folder", "own_datasets_cache", "photograph",
-    "picture", "pictures", "recipe_file", "reference", "save_tuned", "texts", "tiny_world", "training_file",
-    "voc_folder", "words", "write_source", "zero_shot_folder",
+    "far_shifts", "hub_folder", "model", "one_figure_image", "opened", "outlines_folder", "own_datasets_cache",
+    "photograph", "picture", "pictures", "recipe_file", "reference", "save_tuned", "texts", "tiny_world",
+    "training_file", "voc_folder", "words", "write_source", "zero_shot_folder",
 ]
 # fmt: on
 PHOTOGRAPH = Path(__file__).parents[1] / "docs" / "photograph.jpg"

@@ -45,13 +45,9 @@ def test_every_format_gives_all_images(photographs: list[Path], tmp_path: Path, 
     folder = tmp_path / "written"
     folder.mkdir()
     write(photographs, folder)
-    levels = {}
-    for drafts in (False, True):
-        recipe = data.recipe_of(folder, 16, 32, streams=streams, workers=0, drafts=drafts)
-        speed, seen = data.images_per_second(data.views_of(recipe, 2))
-        assert speed > 0
-        assert seen.shape == (16, 3, 32, 32)
-        levels[drafts] = seen.float()
-    blues = set((levels[False][:, 2].mean((1, 2)) / 10).round().int().tolist())
+    recipe = data.recipe_of(folder, 16, 32, streams=streams, workers=0)
+    speed, seen = data.images_per_second(data.views_of(recipe, 2))
+    assert speed > 0
+    assert seen.shape == (16, 3, 32, 32)
+    blues = set((seen[:, 2].float().mean((1, 2)) / 10).round().int().tolist())
     assert len(blues) >= 14  # a folder holds two of sixteen out, and begins anew
-    assert 0 < (levels[True] - levels[False]).abs().mean() < 2

@@ -82,7 +82,7 @@ def _common(num_steps: int) -> list[str]:
         f"options: {{feature_dim: {features}, summary_dim: {'null' if summary is None else summary}}}}}"
         for name, (features, summary) in TEACHERS.items()
     ]
-    quiet = "trackers: [], use_progress_bar: false, picture_every_steps: null, metrics_every_steps: null"
+    quiet = "trackers: [], metrics_every_steps: null"
     return [
         "mixed_precision=no",
         *teachers,

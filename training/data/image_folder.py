@@ -123,7 +123,6 @@ class ImageFolder(ImageTable):
         num_images: Length of the data set; None takes every file once.
         seed: Decides the random crops.
         split: "train" or "held_out".
-        has_drafts: Decode JPEGs no larger than square crops need.
 
     Raises:
         ValueError: If the folder does not exist or has no usable image.
@@ -137,7 +136,6 @@ class ImageFolder(ImageTable):
         num_images: int | None = None,
         seed: int = 0,
         split: Split = "train",
-        has_drafts: bool = True,
     ) -> None:
         check_choice("split", split, SPLITS)
         skipped = SkippedImages()
@@ -154,7 +152,6 @@ class ImageFolder(ImageTable):
             num_images=num_images,
             seed=seed,
             is_centered=split == "held_out",
-            has_drafts=has_drafts,
             skipped=skipped,
         )
 

@@ -132,7 +132,6 @@ class ImageTable(Images):
         num_images: Length of the data set; None takes every row once.
         seed: Decides the random crops.
         is_centered: Take the largest centered square instead of a random one.
-        has_drafts: Decode JPEGs no larger than square crops need.
         skipped: Counts unusable images.
     """
 
@@ -144,11 +143,10 @@ class ImageTable(Images):
         num_images: int | None = None,
         seed: int = 0,
         is_centered: bool = False,
-        has_drafts: bool = True,
         skipped: SkippedImages | None = None,
     ) -> None:
         self.rows, self.size, self.seed = rows, size, seed
-        self.is_centered, self.has_drafts = is_centered, has_drafts
+        self.is_centered = is_centered
         self.num_images = len(rows) if num_images is None else num_images
         self.skipped = SkippedImages() if skipped is None else skipped
         self._unusable: set[int] = set()
@@ -194,7 +192,7 @@ class ImageTable(Images):
 
     def __getitem__(self, index: int) -> Tensor:
         """Return image `index`: uint8 `(3, height, width)`, RGB; `(3, size, size)` where a size is given."""
-        if self.size is None or not self.has_drafts:
+        if self.size is None:
             return self._read(index, None)
         needed = DRAFT_GAP * self.size  # a random crop keeps more than half of the shorter side
         return self._read(index, lambda size: needed / min(size))

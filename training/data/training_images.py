@@ -107,7 +107,7 @@ def _weights_of(part: Images, source: SourceRecipe, seed: int) -> np.ndarray | N
 def _build_part(source: SourceRecipe, data: DataRecipe, is_square: bool) -> Images:
     if is_made(source.source):
         return build_images(source.source, size=data.image_size_px, num_images=data.num_images, seed=data.seed)
-    options: dict[str, Any] = {"num_images": data.num_images, "seed": data.seed, "has_drafts": data.jpeg_drafts}
+    options: dict[str, Any] = {"num_images": data.num_images, "seed": data.seed}
     options["size"] = data.image_size_px if is_square else None
     if data.num_channels is not None:
         return ArrayFolder(Path(source.source).expanduser(), data.num_channels, data.num_images)

@@ -72,22 +72,25 @@ def _is_within(source: str, streamed: str) -> bool:
 
 def describe_missing_images(recipe: Recipe) -> str:
     """Return a line for the log of a run whose figures or measurements have no images; empty for others."""
-    figures, metrics = recipe.logging.picture_every_steps, recipe.logging.metrics_every_steps
-    is_asked_for = metrics is not None or (figures is not None and figures <= recipe.schedule.num_steps)
-    if not is_asked_for or held_out_source(recipe) is not None:
+    if recipe.logging.metrics_every_steps is None or held_out_source(recipe) is not None:
         return ""
     remedy = ": set `logging.picture_source` to a folder of images" if recipe.data.num_channels is None else ""
     return f"No held-out images in `data.source` {recipe.data.source!r}, so no figures and no measurements{remedy}."
 
 
-def held_out_images(recipe: Recipe, size: int, max_images: int, switch: str) -> Tensor | None:
+def steps_between_figures(recipe: Recipe) -> int | None:
+    """Return the steps between two figures of held-out images; None where none are drawn."""
+    every_steps = recipe.logging.metrics_every_steps
+    return None if every_steps is None else MEASUREMENTS_PER_FIGURE * every_steps
+
+
+def held_out_images(recipe: Recipe, size: int, max_images: int) -> Tensor | None:
     """Return held-out images of a recipe, spread evenly over them, or None if its data has none.
 
     Args:
         recipe: The recipe.
         size: Their side in pixels.
         max_images: Largest number of images.
-        switch: The setting that does without them, for example "logging.picture_every_steps".
 
     Returns:
         uint8 RGB, `(num_images, 3, size, size)`.
@@ -103,7 +106,8 @@ def held_out_images(recipe: Recipe, size: int, max_images: int, switch: str) -> 
     except ValueError as error:
         if recipe.logging.picture_source is None:  # a folder of one image
             return None
-        raise RecipeError(f"`logging.picture_source`: {error} Give another folder, or `{switch}=null`.") from error
+        way_out = "Give another folder, or `logging.metrics_every_steps=null`."
+        raise RecipeError(f"`logging.picture_source`: {error} {way_out}") from error
     number = min(max_images, len(images))
     return torch.stack([images[index * len(images) // number] for index in range(number)])
 
@@ -263,7 +267,7 @@ class HeldOutMetrics:
             return None
         own_sides = [view.whole_px_for(teacher) for view in views for teacher in shown[view.size_px].values()]
         side = max([*own_sides, *(view.whole_px for view in views)])
-        images = held_out_images(recipe, side, NUM_IMAGES, "logging.metrics_every_steps")
+        images = held_out_images(recipe, side, NUM_IMAGES)
         return None if images is None else cls(images, views, shown, accelerator)
 
     @torch.no_grad()
@@ -441,6 +445,7 @@ def _check_size(check: Callable[[int], None], size: int) -> None:
 
 
 NUM_FIGURE_IMAGES = 4  # our choice: as many as can be compared at a glance
+MEASUREMENTS_PER_FIGURE = 5  # our choice: files of figures take more room than numbers
 CAPTION = (
     "Step {step}. Dense features as colors: three principal components of the teacher's. An adaptor is good if its "
     "shapes are those of its teacher. It has its own range of colors; x2 means half as wide."
@@ -478,12 +483,12 @@ class HeldOutFigures:
         Raises:
             RecipeError: If `logging.picture_source` cannot be used.
         """
-        every_steps = recipe.logging.picture_every_steps
+        every_steps = steps_between_figures(recipe)
         if every_steps is None or every_steps > recipe.schedule.num_steps:
             return None
         partition = _widest_partition(recipe)
         size = _size_px(recipe, partition)
-        images = held_out_images(recipe, size, NUM_FIGURE_IMAGES, "logging.picture_every_steps")
+        images = held_out_images(recipe, size, NUM_FIGURE_IMAGES)
         if images is None:
             return None
         shown = {name: teachers[name] for name in partition.teachers or teachers if name in teachers}

@@ -16,7 +16,12 @@ from modeling_radio.core.interruption import TrainingDivergedError
 from modeling_radio.core.ranks import of_all_ranks, sum_over_ranks
 from modeling_radio.figures.progress import EXPORTED_PREFIX
 from modeling_radio.metrics.representation import block_norms
-from modeling_radio.training.distillation.held_out import HeldOutFigures, HeldOutMetrics, describe_missing_images
+from modeling_radio.training.distillation.held_out import (
+    HeldOutFigures,
+    HeldOutMetrics,
+    describe_missing_images,
+    steps_between_figures,
+)
 from modeling_radio.training.distillation.neighbors import HeldOutNeighbors
 from modeling_radio.training.distillation.throughput import Throughput
 from modeling_radio.training.distillation.tracking import ProgressLog
@@ -351,7 +356,7 @@ class Monitors(NamedTuple):
     @torch.no_grad()
     def draw(self, step: int, average: RadioModel, statistics: TeacherStatistics, log: ProgressLog) -> None:
         """Draw what the moving average has learned by now, if a figure is due."""
-        every_steps = self.recipe.logging.picture_every_steps
+        every_steps = steps_between_figures(self.recipe)
         if self.figures is None or every_steps is None or step % every_steps:
             return
         with self.accelerator.autocast():

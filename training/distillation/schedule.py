@@ -3,16 +3,15 @@
 import math
 
 
-def cosine_with_warmup(step: int, num_steps: int, warmup_steps: int, final_fraction: float = 0.0) -> float:
+def cosine_with_warmup(step: int, num_steps: int, warmup_steps: int) -> float:
     """Return the learning rate of a step as a fraction of its peak.
 
-    Linear from `1 / warmup_steps` to 1, then half a cosine that reaches `final_fraction` at `num_steps`.
+    Linear from `1 / warmup_steps` to 1, then half a cosine that reaches 0 at `num_steps`.
 
     Args:
         step: 0-based step, in [0, num_steps).
         num_steps: Steps of the whole run (or stage: every stage of the published recipes starts anew).
         warmup_steps: Steps of the linear rise; 0 for none.
-        final_fraction: Value that the cosine ends at.
 
     Returns:
         A factor in (0, 1].
@@ -23,7 +22,7 @@ def cosine_with_warmup(step: int, num_steps: int, warmup_steps: int, final_fract
     if step < warmup_steps:
         return linear_warmup(step, warmup_steps)
     progress = (step - warmup_steps) / max(num_steps - warmup_steps, 1)
-    return final_fraction + (1 - final_fraction) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
 def linear_warmup(step: int, warmup_steps: int) -> float:

@@ -36,6 +36,9 @@ logger = logging.getLogger(__name__)
 GRADIENT_NORM = "gradient_norm"
 """Name of the norm of a step's gradient, beside its losses."""
 
+LINE_SECONDS = 60
+"""Seconds between two lines of a log file, which has no bar. Our choice."""
+
 
 class RunHistory:
     """Series of numbers, kept in memory and as JSON lines.
@@ -247,15 +250,15 @@ class ProgressLog:
         self.folder, self.history = folder, None
         if folder is not None and accelerator.is_main_process:
             self.history = RunHistory(folder / "history.jsonl", first_step)
-        is_shown = recipe.use_progress_bar and accelerator.is_main_process
         self.bar = ProgressBar(
             total=num_steps,
             initial=first_step,
             desc="distill",
             unit="step",
-            disable=not is_shown,
+            disable=None if accelerator.is_main_process else True,  # None: shown on a terminal only
             dynamic_ncols=True,
         )
+        self.num_steps, self._said = num_steps, time.monotonic()
         self._start_interval()
 
     def is_due(self, step: int) -> bool:
@@ -328,7 +331,13 @@ class ProgressLog:
         speed = {} if self.speed is None else self.speed(self._num_steps, seconds)
         loss = f"loss {means['loss']:.3f}, " if means else ""
         use = f", MFU {speed['mfu']:.0%}" if "mfu" in speed else ""
-        self.bar.set_postfix_str(f"{loss}{rate:.0f} images/s{use}", refresh=False)
+        text = f"{loss}{rate:.0f} images/s{use}"
+        self.bar.set_postfix_str(text, refresh=False)
+        is_quiet = time.monotonic() - self._said < LINE_SECONDS
+        if self.bar.disable and self.accelerator.is_main_process and not is_quiet:
+            self.bar.say(f"Step {step} of {self.num_steps}: {text}.")
+            sys.stdout.flush()  # a log file would get it much later
+            self._said = time.monotonic()
         numbers = {**means, **settings, "images_per_second": rate, **speed}
         self.accelerator.log(numbers, step=step)
         if self.history is not None:

@@ -68,6 +68,13 @@ from modeling_radio.training.views.plan import PlannedBatch
 
 OUTDATED = ".outdated"
 """Marker in a run's folder: `final/` is older than the last checkpoint."""
+NORMALIZER_IMAGES = 2048
+"""Training images that normalizers are fitted to, at least. Our choice."""
+
+
+def noise_of(batch: PlannedBatch) -> int:
+    """Return which noise a part of a step gets: its first row, as each rank and each part has its own."""
+    return batch.rows[0]
 
 
 class Distiller:
@@ -310,10 +317,9 @@ class Distiller:
 
         Call it after fetching the batch: starting a data loader draws from torch's generator, and not in every step.
         """
-        part = "all" if self.recipe.damp.is_shared else batch.rows[0]
         # On a CPU `torch.manual_seed` would format a traceback for each kind of device that is not there.
         seed = torch.default_generator.manual_seed if self.device.type == "cpu" else torch.manual_seed
-        seed(derive_seed(self.recipe.seed, "noise", batch.partition, batch.step, part))
+        seed(derive_seed(self.recipe.seed, "noise", batch.partition, batch.step, noise_of(batch)))
 
     def _clip_gradients(self) -> Tensor:
         """Clip the gradient; return its norm before that."""
@@ -337,7 +343,7 @@ class Distiller:
         """Return the learning rate of a step; a trunk that was frozen warms up once more, after it is unfrozen."""
         optimizer, schedule = self.recipe.optimizer, self.recipe.schedule
         warmup_steps, frozen_steps = map(schedule.in_steps, (schedule.warmup_steps, optimizer.trunk_frozen_steps))
-        factor = cosine_with_warmup(step, schedule.num_steps, warmup_steps, schedule.final_fraction)
+        factor = cosine_with_warmup(step, schedule.num_steps, warmup_steps)
         if is_trunk and frozen_steps:
             own = optimizer.trunk_warmup_steps
             factor *= linear_warmup(step - frozen_steps, warmup_steps if own is None else schedule.in_steps(own))
@@ -438,7 +444,7 @@ class Distiller:
         options, first_step = self.recipe.export, self.step
         if not options.has_normalizers:
             return None
-        num_steps = math.ceil(options.normalizer_images / self.parts.plan.images_per_step)
+        num_steps = math.ceil(NORMALIZER_IMAGES / self.parts.plan.images_per_step)
         images = self.parts.source.student_images(lambda: self.parts.plan.steps(first_step, first_step + num_steps))
         normalizers = fit_normalizers(network, images, options)
         reshard(network)

@@ -185,8 +185,6 @@ class DataRecipe(ImageSource):
             cropped to squares of this side, which the teachers see. Otherwise whole images are used.
         seed: Seed of generated images. It is separate from `Recipe.seed`, so that several students can share a cache.
         num_workers: Processes that decode images, per rank.
-        jpeg_drafts: Decode JPEGs at 1/2, 1/4 or 1/8 of their size where every crop stays at least twice as large as
-            what it is resized to; off where pixels must be those of the whole image.
         filters: Images that are left out.
         num_channels: Channels of the student's images, which are TIFF, GeoTIFF or `.npy` files of 8 or 16 bits in
             folders; None for pictures, in RGB.
@@ -201,7 +199,6 @@ class DataRecipe(ImageSource):
     image_size_px: int = Field(224, gt=0)
     seed: int = Field(0, ge=0)
     num_workers: Annotated[int, INDECISIVE] = Field(2, ge=0)
-    jpeg_drafts: bool = True
     filters: FiltersRecipe = FiltersRecipe()
     num_channels: int | None = Field(None, gt=0)
     rgb_channels: tuple[int, int, int] = RGB
@@ -263,7 +260,6 @@ class ViewsRecipe(RecipeSection):
         parts_at_once: Accumulated parts of a step that online teachers process in one pass. More parts make larger
             passes, especially of mosaics, and need memory for their targets.
         max_shift_patches: Largest shift of an online crop from the region that student and teachers share, per axis.
-        shift_deviation_patches: Standard deviation of these shifts before rounding to whole patches.
         flip_probability: Share of images that are mirrored, for the student and the teachers alike.
         brightness: Largest change of the student's pixels, up or down; 1 is the whole range.
         contrast: Largest relative change of the student's contrast, per color channel.
@@ -278,7 +274,6 @@ class ViewsRecipe(RecipeSection):
     aspect_steps: int | None = Field(None, gt=0)
     parts_at_once: Annotated[int, INDECISIVE] = Field(1, gt=0)
     max_shift_patches: int = Field(2, ge=0)
-    shift_deviation_patches: float = Field(0.5, ge=0)
     flip_probability: float = Field(0.5, ge=0, le=1)
     brightness: float = Field(0.0, ge=0)
     contrast: float = Field(0.0, ge=0)
@@ -705,13 +700,11 @@ class StandardizationRecipe(RecipeSection):
         calibration_steps: Batches of teacher features that are measured before the first step.
         estimation_steps: Steps, or a share of the run below 1, during which the statistics are updated; then they are
             frozen.
-        refit_every_steps: Steps between two refits during that time (early on also at powers of two).
     """
 
     method: Literal["phi_s", "channel", "global", "none"] = "phi_s"
     calibration_steps: int = Field(1, gt=0)
     estimation_steps: Steps = 3000
-    refit_every_steps: int = Field(100, gt=0)
 
 
 class LossRecipe(RecipeSection):
@@ -782,12 +775,10 @@ class ScheduleRecipe(RecipeSection):
     Attributes:
         num_steps: Optimizer steps.
         warmup_steps: Steps, or a share of the run below 1, of the linear rise.
-        final_fraction: Learning rate at the end over its peak.
     """
 
     num_steps: int = Field(10_000, gt=0)
     warmup_steps: Steps = 500
-    final_fraction: float = Field(0.0, ge=0, le=1)
 
     def in_steps(self, value: Steps) -> int:
         """Return a number of steps, given as such or as a share of this run."""
@@ -810,13 +801,11 @@ class DampRecipe(RecipeSection):
     """Multiplicative noise on the student's weights in training (C-RADIOv4 2.4).
 
     Attributes:
-        sigma: Standard deviation of the factors around 1; 0 for none.
-        is_shared: One random draw for all ranks and accumulated parts of a partition's step, so that splitting a batch
-            changes nothing. Otherwise each has its own, as published.
+        sigma: Standard deviation of the factors around 1; 0 for none. Each rank and each accumulated part of a step
+            draws its own, as published.
     """
 
     sigma: float = Field(0.0, ge=0)
-    is_shared: bool = False
 
 
 class SpectralRecipe(RecipeSection):
@@ -850,7 +839,6 @@ class ExportRecipe(RecipeSection):
             transformers' native RADIO has no such layer: opened without trust, it gives the features before it.
         intermediate_normalizers: The same for `get_intermediate_features`: "none", a rotation "per_block", or one
             "shared" rotation with a mean and a scale for each block.
-        normalizer_images: Number of training images for the fit, at the trained sizes; at least this many.
         fold_layer_scale: Fold the LayerScale of a student that has it (`student.config.use_layer_scale`) into its
             linear layers: outputs stay, and readers without LayerScale, such as vLLM, give them too. Of several stages
             the last one folds it.
@@ -858,7 +846,6 @@ class ExportRecipe(RecipeSection):
 
     feature_normalizer: bool = False
     intermediate_normalizers: Literal["none", "per_block", "shared"] = "none"
-    normalizer_images: Count = 2048
     fold_layer_scale: bool = False
 
     @property
@@ -873,13 +860,11 @@ class LoggingRecipe(RecipeSection):
     Attributes:
         every_steps: Steps between two records.
         trackers: Names of Accelerate's trackers, for example `[tensorboard]`.
-        use_progress_bar: Show a progress bar on the terminal.
-        picture_every_steps: Steps between two figures of held-out images; None draws none.
         picture_source: Source of these images: "demo", "demo-pypi", the import path of a `MadeImages`, or a folder of
             images, whose held-out part is shown; None for `data.source` if it is one of these. Streamed folders have no
             held-out part.
         metrics_every_steps: Steps between two measurements on held-out images of `picture_source`; the last step is
-            always measured. None measures nothing.
+            always measured. With every fifth measurement comes a figure of some images. None measures and draws none.
         metrics_sizes_px: Sides of the measured images; None for the smallest, middle and largest trained size.
         knn_data: Folder with a sub-folder of images for each class, such as the validation images of ImageNet: the
             accuracy of kNN on it is measured, by the other images of the folder; None measures none.
@@ -888,8 +873,6 @@ class LoggingRecipe(RecipeSection):
 
     every_steps: int = Field(20, gt=0)
     trackers: list[str] = ["tensorboard"]
-    use_progress_bar: bool = True
-    picture_every_steps: int | None = Field(1000, gt=0)
     picture_source: str | None = None
     metrics_every_steps: int | None = Field(200, gt=0)
     metrics_sizes_px: list[Count] | None = None

@@ -66,7 +66,7 @@ POLL_SECONDS = 1.0
 
 _LOCK_SUFFIX = ".lock"
 _TEACHER_FIELDS = ("name", "kind", "options", *(key for key in RunOptions.model_fields if key != "upsampler"))
-_DATA_FIELDS = ("image_size_px", "seed", "jpeg_drafts")
+_DATA_FIELDS = ("image_size_px", "seed")
 
 Entries = dict[str, Tensor]
 """Named tensors with a row for each image."""

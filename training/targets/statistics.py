@@ -17,6 +17,8 @@ from modeling_radio.training.teachers.outputs import TeacherShape
 
 MIN_DISPERSION = 1e-8
 """Floor of the divisor, as in NVIDIA's TAO toolkit (Apache-2.0)."""
+REFIT_EVERY_STEPS = 100
+"""Steps between two refits while statistics move, as in TAO; early on they are also at powers of two."""
 
 
 class SummaryDispersion(nn.Module):
@@ -181,7 +183,7 @@ class TeacherStatistics(nn.Module):
 
     def _is_refit_due(self, step: int) -> bool:
         is_power_of_two = step & (step - 1) == 0
-        return step % self.recipe.refit_every_steps == 0 or (is_power_of_two and step < self.recipe.refit_every_steps)
+        return step % REFIT_EVERY_STEPS == 0 or (is_power_of_two and step < REFIT_EVERY_STEPS)
 
 
 def _refit(name: str, standardizer: FeatureStandardizer) -> AffineMap:

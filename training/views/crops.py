@@ -24,6 +24,9 @@ from modeling_radio.training.views.shapes import Grid
 STUDENT, AVERAGE = ":student", ":average"
 """Consumers of crops beside the teachers, whose names have no colon: the student and its moving average."""
 
+SHIFT_DEVIATION_PATCHES = 0.5
+"""Standard deviation of the shifts before they are rounded to whole patches, as in NVIDIA's TAO toolkit."""
+
 RESAMPLE = Image.Resampling.BICUBIC
 """As `RadioImageProcessor` and most of the teachers' own processors. Antialiased."""
 
@@ -307,7 +310,7 @@ def draw_shifts(batch: PlannedBatch, label: str, views: ViewsRecipe) -> Tensor:
 
     Rounded normal numbers, as in NVIDIA's TAO toolkit; each label (the student, each teacher) draws its own.
     """
-    shifts = (batch.normal(f"shift:{label}", 2) * views.shift_deviation_patches).round()
+    shifts = (batch.normal(f"shift:{label}", 2) * SHIFT_DEVIATION_PATCHES).round()
     return shifts.clamp(-views.max_shift_patches, views.max_shift_patches).long()
 
 

@@ -237,8 +237,7 @@ class _MapStyleViews(Dataset[CropsBatch]):
         return CropsBatch.of(crops, [spec for _, spec in index])
 
     def _image(self, number: int, spec: CropSpec) -> Tensor:
-        scale = _scale_for(spec, self.recipe)
-        return self.images[number] if scale is None else self.images.draft(number, scale)
+        return self.images.draft(number, _scale_for(spec, self.recipe))
 
 
 class _StreamRequest(NamedTuple):
@@ -293,6 +292,6 @@ class _IterableViews(Dataset[CropsBatch]):
         raise ValueError(f"{len(images)} images in a row could not be decoded; the first is {images[0].name}.")
 
 
-def _scale_for(spec: CropSpec, recipe: Recipe) -> LeastScale | None:
-    """Return how far an image may be reduced while it is decoded; None where pixels are to be exact."""
-    return (lambda size: least_scale(size, spec, recipe.views)) if recipe.data.jpeg_drafts else None
+def _scale_for(spec: CropSpec, recipe: Recipe) -> LeastScale:
+    """Return how far an image may be reduced while it is decoded."""
+    return lambda size: least_scale(size, spec, recipe.views)

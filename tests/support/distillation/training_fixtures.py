@@ -54,6 +54,12 @@ def _write_tar(path: Path, images: dict[str, bytes]) -> None:
                 archive.addfile(member, io.BytesIO(data))
 
 
+@pytest.fixture
+def far_shifts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let crops be displaced from the region by two patches on average, in place of a half."""
+    monkeypatch.setattr("modeling_radio.training.views.crops.SHIFT_DEVIATION_PATCHES", 2.0)
+
+
 @pytest.fixture(autouse=True)
 def _own_accelerator() -> Iterator[None]:
     """Let every test choose its precision: Accelerate keeps the first one of a process."""

@@ -20,12 +20,13 @@ from deep_teacher import DeepTeacher
 from photographs import flat, picture
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_distillation import leave_progress_undrawn, tensors_of
+from tiny_distillation import leave_progress_undrawn, share_noise, tensors_of
 from tiny_networks import CONVNEXT, RESNET
 from torch import Tensor, nn
 
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.core.settings import choices_of, kinds_of, list_settings, marked, section_of
+from modeling_radio.training.distillation import trainer
 from modeling_radio.training.distillation.stages import run_recipe
 from modeling_radio.training.hooks.base import StepHook
 from modeling_radio.training.losses.terms import LossTerm, teacher_of
@@ -53,13 +54,12 @@ views: {max_shift_patches: 1}
 partitions:
   - {name: low, sizes_px: [32, 48], batch_size: 5}
   - {name: high, sizes_px: [64], batch_size: 3}
-standardization: {calibration_steps: 1, estimation_steps: 1, refit_every_steps: 1}
+standardization: {calibration_steps: 1, estimation_steps: 1}
 optimizer: {learning_rate: 0.1, eps: 1.0}
 schedule: {num_steps: 2, warmup_steps: 1}
 ema: {decay: 0.9}
 checkpoints: {every_steps: 2, keep: 2}
-export: {normalizer_images: 8}
-logging: {every_steps: 2, trackers: [], use_progress_bar: false, picture_every_steps: null, metrics_every_steps: null}
+logging: {every_steps: 2, trackers: [], metrics_every_steps: null}
 """
 
 EXCEPTIONS = {
@@ -77,7 +77,6 @@ FILES = {"data.source": "arrays", "data.mixed_in": [], "student.init_from": None
 ARRAYS = {**FILES, "data.num_channels": 4}
 STREAMED = {"data.source": "tables", "data.streaming": True}
 MIXED = {"data.mixed_in": [{"source": "others", "weight": 0.4}]}
-PICTURES = {"logging.picture_source": "pictures", "logging.picture_every_steps": 1}
 METRICS = {"logging.picture_source": "pictures", "logging.metrics_every_steps": 1}
 FIXED = {"teachers.semantic.run_mode": "fixed", "teachers.semantic.input_size_px": 32}
 SHARPENED = {  # the teacher of `upsampler`
@@ -137,7 +136,6 @@ CONTEXTS: dict[str, dict[str, Any]] = {
     "views.cache_format": CACHED,
     "views.aspect_steps": {"views.is_square": False},
     "views.parts_at_once": {"partitions.low.accumulation_steps": 2},
-    "views.max_shift_patches": {"views.shift_deviation_patches": 3.0},
     "partitions.low.windows_px": CACHED,
     "partitions.low.vitdet_windows": {"partitions.low.sizes_px": [48], "partitions.low.vitdet_probability": 1.0},
     "partitions.low.vitdet_ragged": RAGGED,
@@ -173,18 +171,12 @@ CONTEXTS: dict[str, dict[str, Any]] = {
     "taps.scheme": {**TAPS, "taps.scheme": None},
     "optimizer.fallback_lr_scale": {"optimizer.name": "muon"},
     "optimizer.trunk_warmup_steps": {"optimizer.trunk_frozen_steps": 1},
-    "schedule.final_fraction": {"schedule.warmup_steps": 0},
-    "standardization.refit_every_steps": {"standardization.estimation_steps": 8, "schedule.num_steps": 8},
     "mesa.start_step": {"mesa.weight": 0.5},
-    "damp.sigma": {"damp.is_shared": True},  # or each rank has its own noise, as its description says
-    "damp.is_shared": {"damp.sigma": 0.1},
     "stages": {"export.feature_normalizer": False, "export.intermediate_normalizers": "none"},  # see `is_rotated`
     "checkpoints.keep": {"checkpoints.every_steps": 1},
     "export": {"student.architecture": "radio", **TRUNK},  # others have no normalizers
-    "export.normalizer_images": {"export.feature_normalizer": True},
     "export.fold_layer_scale": {"student.config": {**TRUNK["student.config"], "use_layer_scale": True}},
-    "logging.picture_every_steps": PICTURES,
-    "logging.picture_source": PICTURES,
+    "logging.picture_source": METRICS,
     "logging.metrics_every_steps": METRICS,
     "logging.metrics_sizes_px": METRICS,
     "logging.knn_every_steps": {"logging.knn_data": "labeled"},
@@ -253,7 +245,6 @@ VALUES: dict[str, Sequence[Any]] = {
     "logging.every_steps": [1],
     "stages": [[{"name": "first"}, {"name": "second"}]],
     "logging.trackers": [["tensorboard"]],
-    "logging.picture_every_steps": [2],
     "logging.picture_source": ["others"],
     "logging.metrics_every_steps": [2],
     "logging.metrics_sizes_px": [[32]],
@@ -551,6 +542,8 @@ def install(patch: pytest.MonkeyPatch, world: Path) -> None:
     patch.setattr("datasets.config.HF_DATASETS_CACHE", world / "datasets")
     patch.setenv("RADIO_CACHE", "cache")
     leave_progress_undrawn(patch)
+    share_noise(patch)
+    patch.setattr(trainer, "NORMALIZER_IMAGES", 8)
     # Inductor would run a C++ compiler for minutes; what Dynamo makes of the code is enough.
     patch.setattr(torch._TorchCompileInductorWrapper, "__call__", lambda compiler, graph, inputs: graph.forward)
 
@@ -661,7 +654,6 @@ NUM_PACKS = 11
 ALONE = {
     "data.filters.max_distance",
     "spectral.is_used",
-    "damp.is_shared",
     "damp.sigma",
     "student.frozen_statistics",
     "logging.metrics_sizes_px",

@@ -59,7 +59,7 @@ def test_own_images_are_trained_on_held_out_mixed_and_described(tmp_path, write_
     assert len(images) == 10
     assert images[0].shape == (3, recipe.data.image_size_px, recipe.data.image_size_px)
     assert {int(images[index].max()) for index in range(5)} == {101}
-    shown = held_out_images(recipe, 16, 3, "logging.picture_every_steps")
+    shown = held_out_images(recipe, 16, 3)
     assert torch.equal(shown, torch.full((3, 3, 16, 16), 200, dtype=torch.uint8))
     assert ("plain colors", SOURCE) in [(each.origin, each.name) for each in image_sources(recipe.data)]
     assert open_made_images(SOURCE).detailed_images(size=8, num_images=2, split="train")[1].shape == (3, 8, 8)

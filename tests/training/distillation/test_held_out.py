@@ -77,8 +77,7 @@ def test_a_run_whose_data_holds_out_no_images_says_so(
     line = describe_missing_images(recipe_with(recipe_file, **measured))
     assert line.startswith("No held-out images in `data.source` 'noise'")
     assert "set `logging.picture_source`" in line
-    assert describe_missing_images(recipe_with(recipe_file, logging__picture_every_steps=8)) == line
-    assert describe_missing_images(recipe_with(recipe_file)) == ""  # none are asked for within its few steps
+    assert describe_missing_images(recipe_with(recipe_file)) == ""  # none are asked for
     assert describe_missing_images(recipe_with(recipe_file, **measured, logging__picture_source=folder)) == ""
     Monitors.of_run(recipe_with(recipe_file, **measured), CONFIG, teachers(), Accelerator(cpu=True), folder)
     assert line in capsys.readouterr().out
@@ -92,11 +91,11 @@ def test_images_are_spread_over_those_held_out(recipe_file: str, tmp_path: Path)
     recipe = recipe_with(recipe_file, data__source=folder)
     every = build_images(str(folder), size=32, split="held_out")
     assert len(every) == 10
-    chosen = held_out_images(recipe, 32, 4, "logging.picture_every_steps")
+    chosen = held_out_images(recipe, 32, 4)
     assert chosen is not None
     assert chosen.shape == (4, 3, 32, 32)
     assert torch.equal(chosen, torch.stack([every[index] for index in (0, 2, 5, 7)]))
-    everything = held_out_images(recipe, 32, 99, "logging.picture_every_steps")
+    everything = held_out_images(recipe, 32, 99)
     assert everything is not None
     assert len(everything) == 10
 
@@ -104,9 +103,11 @@ def test_images_are_spread_over_those_held_out(recipe_file: str, tmp_path: Path)
 def test_a_folder_of_one_image_holds_none_out(recipe_file: str, folder: Path) -> None:
     for path in sorted(folder.iterdir())[1:]:
         path.unlink()
-    assert held_out_images(recipe_with(recipe_file, data__source=folder), 32, 4, "a.b") is None
-    with pytest.raises(RecipeError, match=r"has one image only.*Give another folder, or `a.b=null`"):
-        held_out_images(recipe_with(recipe_file, logging__picture_source=folder), 32, 4, "a.b")
+    assert held_out_images(recipe_with(recipe_file, data__source=folder), 32, 4) is None
+    with pytest.raises(
+        RecipeError, match=r"has one image only.*Give another folder, or `logging.metrics_every_steps=null`"
+    ):
+        held_out_images(recipe_with(recipe_file, logging__picture_source=folder), 32, 4)
 
 
 @pytest.mark.parametrize("size", [32, 48, 96, 128, 432])
@@ -383,7 +384,7 @@ CPU = torch.device("cpu")
 
 
 def test_an_adaptor_equal_to_its_teacher_is_drawn_alike(recipe_file: str, folder: Path) -> None:
-    recipe = load_recipe(recipe_file, [f"logging.picture_source={folder}", "logging.picture_every_steps=1"])
+    recipe = load_recipe(recipe_file, [f"logging.picture_source={folder}", "logging.metrics_every_steps=1"])
     teacher = tiny.TinyTeacher("semantic", feature_dim=12, summary_dim=10)
     other = tiny.TinyTeacher("segmenter", feature_dim=9, summary_dim=None)
     pictures = HeldOutFigures.of_run(recipe, {"semantic": teacher, "segmenter": other}, CPU, Path("drawn"))
@@ -406,7 +407,7 @@ def test_an_adaptor_equal_to_its_teacher_is_drawn_alike(recipe_file: str, folder
 
 def test_pictures_are_of_the_partition_that_most_teachers_see(recipe_file: str, folder: Path) -> None:
     partitions = "[{name: low, sizes_px: [32, 48], teachers: [semantic]}, {name: high, sizes_px: [64]}]"
-    settings = [f"partitions={partitions}", f"logging.picture_source={folder}", "logging.picture_every_steps=1"]
+    settings = [f"partitions={partitions}", f"logging.picture_source={folder}", "logging.metrics_every_steps=1"]
     teachers = {
         "semantic": tiny.TinyTeacher("semantic", feature_dim=12, summary_dim=10),
         "segmenter": tiny.TinyTeacher("segmenter", feature_dim=9, summary_dim=None),
@@ -424,24 +425,27 @@ def test_pictures_are_of_the_partition_that_most_teachers_see(recipe_file: str, 
     ("setting", "message"),
     [
         ("logging.picture_source=nowhere", "`logging.picture_source` must be one of .* or a folder of images"),
-        ("logging.picture_source=lonely", "has one image only.*Give another folder, or `logging.picture_every_steps"),
-        ("logging.picture_every_steps=0", "`logging.picture_every_steps` must be an integer above 0, or null, got 0"),
+        ("logging.picture_source=lonely", "has one image only.*Give another folder, or `logging.metrics_every_steps"),
     ],
 )
 def test_wrong_settings_of_figures_are_refused(recipe_file: str, folder: Path, setting: str, message: str) -> None:
     Path("lonely").mkdir()
     (folder / "0.png").rename("lonely/0.png")
     with pytest.raises(RecipeError, match=message):
-        HeldOutFigures.of_run(load_recipe(recipe_file, ["logging.picture_every_steps=1", setting]), {}, CPU, folder)
+        HeldOutFigures.of_run(load_recipe(recipe_file, ["logging.metrics_every_steps=1", setting]), {}, CPU, folder)
 
 
 def test_a_run_goes_on_without_pictures_that_cannot_be_written(
-    recipe_file: str, folder: Path, capfd: pytest.CaptureFixture[str]
+    recipe_file: str, folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("modeling_radio.training.distillation.held_out.MEASUREMENTS_PER_FIGURE", 1)
     Path("run").mkdir()
     Path("run/pictures").write_text("no folder", encoding="utf-8")
-    every_step = ["logging.picture_every_steps=1", "logging.metrics_every_steps=2"]
-    settings = [f"logging.picture_source={folder}", *every_step, "schedule={num_steps: 2, warmup_steps: 1}"]
+    settings = [
+        f"logging.picture_source={folder}",
+        "logging.metrics_every_steps=1",
+        "schedule={num_steps: 2, warmup_steps: 1}",
+    ]
     assert tiny.distil(recipe_file, "run", *settings) == Path("run/final")
     said = capfd.readouterr()
     assert "Step 1: no figure. Cannot write 'run/pictures/step-1.png': " in said.out

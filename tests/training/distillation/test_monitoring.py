@@ -205,22 +205,24 @@ def test_records_say_where_the_time_goes_and_how_large_features_are(recipe_file:
     assert not {"mfu", "slowest_rank"} & scalars.keys()
 
 
-def test_watching_changes_no_weight(recipe_file: str, folder: Path) -> None:
+def test_watching_changes_no_weight(recipe_file: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even where dropped paths, noisy weights and a restart depend on the state of random generators."""
+    monkeypatch.setattr("modeling_radio.training.distillation.held_out.MEASUREMENTS_PER_FIGURE", 1)
     settings = [*tiny.REGULARIZED, "schedule.num_steps=4"]
     tiny.distil(recipe_file, "blind", *settings, "logging.every_steps=100")
-    watched = [*settings, "logging.every_steps=1", "logging.picture_every_steps=2", f"logging.picture_source={folder}"]
+    watched = [*settings, "logging.every_steps=1", "logging.metrics_every_steps=2", f"logging.picture_source={folder}"]
     tiny.distil(recipe_file, "watched", *watched, stop_at=2)
     tiny.distil(recipe_file, "watched", *watched)
     tiny.assert_same_tensors(tiny.last_state("blind", 4), tiny.last_state("watched", 4))
     assert not Path("blind/pictures").exists()
-    assert {path.name for path in Path("watched/pictures").iterdir()} == {"step-2.png", "step-4.png"}
+    assert {path.name for path in Path("watched/pictures").iterdir()} == {"step-2.png", "step-4.png", "progress.png"}
 
 
-def test_pictures_are_files_and_in_tensorboard(recipe_file: str, folder: Path) -> None:
-    drawn = ["logging.picture_every_steps=8", f"logging.picture_source={folder}", "logging.trackers=[tensorboard]"]
+def test_pictures_are_files_and_in_tensorboard(recipe_file: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modeling_radio.training.distillation.held_out.MEASUREMENTS_PER_FIGURE", 1)
+    drawn = ["logging.metrics_every_steps=8", f"logging.picture_source={folder}", "logging.trackers=[tensorboard]"]
     tiny.distil(recipe_file, "run", *drawn)
-    assert [path.name for path in Path("run/pictures").iterdir()] == ["step-8.png"]
+    assert {path.name for path in Path("run/pictures").iterdir()} == {"step-8.png", "progress.png"}
     accumulator = EventAccumulator("run/logs").Reload()
     (tag,) = accumulator.Tags()["images"]
     (event,) = accumulator.Images(tag)

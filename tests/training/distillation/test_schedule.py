@@ -7,10 +7,10 @@ def test_warmup_is_linear_and_reaches_the_peak() -> None:
     assert [cosine_with_warmup(step, 100, 4) for step in range(5)] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
 
 
-def test_cosine_ends_at_the_final_fraction() -> None:
+def test_cosine_ends_at_zero() -> None:
     assert cosine_with_warmup(0, 100, 0) == 1
-    assert cosine_with_warmup(50, 100, 0, final_fraction=0.2) == pytest.approx(0.6)
-    assert cosine_with_warmup(100, 100, 0, final_fraction=0.2) == pytest.approx(0.2)
+    assert cosine_with_warmup(50, 100, 0) == pytest.approx(0.5)
+    assert cosine_with_warmup(100, 100, 0) == pytest.approx(0)
     values = [cosine_with_warmup(step, 100, 10) for step in range(10, 100)]
     assert values == sorted(values, reverse=True)
 

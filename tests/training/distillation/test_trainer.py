@@ -30,6 +30,7 @@ from tiny_distillation import (
     assert_same_tensors,
     distil,
     last_state,
+    share_noise,
 )
 from torch import Tensor
 from transformers import ViTConfig, ViTModel
@@ -68,8 +69,11 @@ def test_seed_decides_the_weights(recipe_file: str) -> None:
 
 @pytest.mark.parametrize("others", [(), PACKED], ids=["one shape", "packed"])
 @pytest.mark.parametrize("num_parts", [2, 7])
-def test_accumulated_parts_equal_the_whole_batch(recipe_file: str, others: tuple[str, ...], num_parts: int) -> None:
+def test_accumulated_parts_equal_the_whole_batch(
+    recipe_file: str, others: tuple[str, ...], num_parts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also where there are more parts than images."""
+    share_noise(monkeypatch)
     settings = [*SPLIT_SETTINGS, *REGULARIZED, "student.config.drop_path_rate=0.3", *others]
     distil(recipe_file, "whole", *settings)
     distil(recipe_file, "parts", *settings, f"partitions.low.accumulation_steps={num_parts}")
@@ -79,8 +83,11 @@ def test_accumulated_parts_equal_the_whole_batch(recipe_file: str, others: tuple
 
 
 @pytest.mark.parametrize("others", [(), PACKED], ids=["one shape", "packed"])
-def test_one_teacher_an_image_in_parts_and_after_a_restart(recipe_file: str, others: tuple[str, ...]) -> None:
+def test_one_teacher_an_image_in_parts_and_after_a_restart(
+    recipe_file: str, others: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of 4 images in 2 parts a part may have none for a teacher."""
+    share_noise(monkeypatch)
     settings = [*SPLIT_SETTINGS, *REGULARIZED, *others, "partitions.low.teachers_per_image=1", "schedule.num_steps=5"]
     distil(recipe_file, "whole", *settings)
     distil(recipe_file, "resumed", *settings, stop_at=2)
@@ -131,7 +138,7 @@ def test_parts_at_once_equal_parts_one_after_the_other_bit_for_bit(
 
 
 def first_losses(recipe_file: str, output: str, *settings: str) -> dict[str, float]:
-    distiller = trainer.Distiller(load_recipe(recipe_file, [*FAR_SHIFTS, *settings]), Path(output))
+    distiller = trainer.Distiller(load_recipe(recipe_file, [*SHIFTED, *settings]), Path(output))
     values: dict[str, float] = {}
     train_step = distiller.train_step
 
@@ -145,13 +152,14 @@ def first_losses(recipe_file: str, output: str, *settings: str) -> dict[str, flo
     return values
 
 
-FAR_SHIFTS = (
+SHIFTED = (
     "partitions.low.sizes_px=[64]",
-    "views={teachers: online, max_shift_patches: 2, shift_deviation_patches: 2}",
+    "views={teachers: online, max_shift_patches: 2}",
     "loss.features=smooth_l1",
 )
 
 
+@pytest.mark.usefixtures("far_shifts")
 def test_weights_of_teachers_and_partitions_act(recipe_file: str) -> None:
     plain = first_losses(recipe_file, "plain")
     parts = [plain[f"{kind}/semantic"] for kind in ("features", "summary")] + [plain["features/segmenter"]]
@@ -162,6 +170,7 @@ def test_weights_of_teachers_and_partitions_act(recipe_file: str) -> None:
     assert changed["gradient_norm"] != pytest.approx(plain["gradient_norm"], rel=0.1)
 
 
+@pytest.mark.usefixtures("far_shifts")
 def test_losses_that_a_recipe_names_act(recipe_file: str) -> None:
     def losses_with(features: str, summary: str) -> dict[str, float]:
         return first_losses(recipe_file, features, f"loss.features={features}", f"loss.summary={summary}")
@@ -193,12 +202,13 @@ def test_output_folder_opens_with_features_in_the_teachers_space(recipe_file: st
     assert output.adaptors["segmenter"].features.mean().item() == pytest.approx(3, abs=0.5)
 
 
-NORMALIZED = "export={feature_normalizer: true, intermediate_normalizers: per_block, normalizer_images: 30}"
+NORMALIZED = "export={feature_normalizer: true, intermediate_normalizers: per_block}"
 
 
 def test_normalizers_are_fitted_where_the_student_is_exported(
-    recipe_file: str, capsys: pytest.CaptureFixture[str]
+    recipe_file: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(trainer, "NORMALIZER_IMAGES", 30)
     finals = [distil(recipe_file, "plain"), distil(recipe_file, "normalized", NORMALIZED)]
     assert "Feature normalizers: fitted to 32 images." in capsys.readouterr().out
     assert_same_tensors(last_state("plain"), last_state("normalized"))  # what is trained is the same
@@ -216,7 +226,8 @@ def test_normalizers_are_fitted_where_the_student_is_exported(
         torch.testing.assert_close(*answers, rtol=1e-3, atol=1e-3)
 
 
-def test_a_student_starts_from_one_with_normalizers(recipe_file: str) -> None:
+def test_a_student_starts_from_one_with_normalizers(recipe_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "NORMALIZER_IMAGES", 30)
     start = distil(recipe_file, "first", NORMALIZED, "schedule.num_steps=2")
     again = distil(recipe_file, "second", f"student.init_from={start}", "optimizer.learning_rate=1e-9")
     first, second = (RadioModel.from_pretrained(folder).eval() for folder in (start, again))

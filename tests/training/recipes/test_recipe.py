@@ -106,7 +106,6 @@ def test_times_of_a_run_are_those_published_or_their_shares() -> None:
             assert part["schedule"]["warmup_steps"] == part["optimizer"]["trunk_warmup_steps"] == warm
             assert part["optimizer"]["trunk_frozen_steps"] == frozen
             assert part["standardization"]["estimation_steps"] == estimated
-            assert part["standardization"]["refit_every_steps"] == 100
             if stage.mesa.weight:
                 start = stage.schedule.num_steps // 4
                 assert [stage.has_mesa(step) for step in (start - 1, start)] == [False, True]
@@ -162,7 +161,6 @@ def test_overrides_reach_sections_entries_and_free_fields() -> None:
         ("name=../x", "without '/'"),
         ("name=''", "the name of a folder"),
         ("views.flip_probability=7", r"in \[0, 1\]"),
-        ("schedule.final_fraction=9", r"in \[0, 1\]"),
         ("partitions.low.vitdet_probability=7", r"in \[0, 1\]"),
     ],
 )

@@ -102,7 +102,7 @@ class FixedSize(MeanColor):
 
 
 def crops_of_ramps(is_square, **partition):
-    views = ViewsRecipe(max_shift_patches=1, shift_deviation_patches=2.0, crop_scale=(0.2, 0.4), is_square=is_square)
+    views = ViewsRecipe(max_shift_patches=1, crop_scale=(0.2, 0.4), is_square=is_square)
     recipe = recipe_with(views, **partition)
     teachers = {"coarse": FixedSize(12), "fine": MeanColor(8, has_summary=False)}
     source = OnlineTargets(recipe, PATCH, Ramps(), teachers, CPU)
@@ -116,6 +116,7 @@ TEACHERS = [
 ]
 
 
+@pytest.mark.usefixtures("far_shifts")
 @pytest.mark.parametrize("partition", [{}, {"batch_size": None, "token_budget": 60}], ids=["squares", "packs"])
 def test_cells_of_heads_lie_where_their_teachers_see_them(partition):
     """Under shifts, crops, mirroring and any two grids: the student's ramp, read there, has the teacher's values."""

@@ -49,12 +49,13 @@ def overlap(maps: Tensor, row: int, col: int) -> Tensor:
     return maps[:, max(row, 0) : rows + min(row, 0), max(col, 0) : cols + min(col, 0)]
 
 
+@pytest.mark.usefixtures("far_shifts")
 @pytest.mark.parametrize(
     ("is_square", "partition"), [(True, {}), (False, {}), (False, PACKED)], ids=["square", "any aspect", "packed"]
 )
 def test_shift_is_between_the_students_crop_and_the_teachers(is_square: bool, partition: dict) -> None:
     """Shown on images that are smooth enough for two resized crops to agree where both show the same."""
-    views = ViewsRecipe(max_shift_patches=1, shift_deviation_patches=2.0, crop_scale=(0.2, 0.4), is_square=is_square)
+    views = ViewsRecipe(max_shift_patches=1, crop_scale=(0.2, 0.4), is_square=is_square)
     shifts, are_equal = [], []
     for batch, example in examples_of(recipe_with(views, **partition), 6):
         target = example.targets["coarse"]
@@ -138,7 +139,7 @@ def test_positions_beside_the_image_count_neither_in_losses_nor_in_statistics() 
         def __getitem__(self, index: int) -> Tensor:
             return torch.full_like(self.images[index], 255)
 
-    recipe = recipe_with(ViewsRecipe(crop_scale=(1.2, 1.5), shift_deviation_patches=1.0), crop_scale=(1.5, 1.8))
+    recipe = recipe_with(ViewsRecipe(crop_scale=(1.2, 1.5)), crop_scale=(1.5, 1.8))
     shapes = {name: SimpleNamespace(feature_dim=3, summary_dim=TEACHERS[name].summary_dim) for name in TEACHERS}
     statistics = TeacherStatistics(StandardizationRecipe(), shapes)
     compared = beside = 0
@@ -178,8 +179,9 @@ def test_jitter_is_for_the_student_only() -> None:
     assert not torch.equal(one.pixel_values[0], two.pixel_values[0])
 
 
+@pytest.mark.usefixtures("far_shifts")
 def test_moving_average_sees_another_crop_that_the_shift_explains() -> None:
-    views = ViewsRecipe(crop_scale=(0.2, 0.4), shift_deviation_patches=2.0, brightness=0.2, contrast=0.2)
+    views = ViewsRecipe(crop_scale=(0.2, 0.4), brightness=0.2, contrast=0.2)
     recipe = recipe_with(views)
     check_the_average_view(OnlineTargets(recipe, PATCH, Images(), TEACHERS, CPU), recipe)
 
@@ -215,11 +217,12 @@ class Reading(Teacher):
         return [TeacherOutput(None, colors.mean(1, keepdim=True) if each.is_gray else colors) for each in readers]
 
 
+@pytest.mark.usefixtures("far_shifts")
 def test_teachers_of_one_network_share_one_pass_of_one_crop() -> None:
     recipe = small_recipe(
         *("color", "gray", "other"),
         data={"source": "s", "image_size_px": SIDE, "num_workers": 0},
-        views={"max_shift_patches": 1, "shift_deviation_patches": 2.0, "crop_scale": (0.2, 0.4)},
+        views={"max_shift_patches": 1, "crop_scale": (0.2, 0.4)},
         partitions=[{"sizes_px": [48], "batch_size": 4}, {"name": "some", "sizes_px": [48], "teachers": ["gray"]}],
     )
     entries = [TeacherRecipe(name=name, kind="k", options={"is_gray": name == "gray"}) for name in ("color", "gray")]

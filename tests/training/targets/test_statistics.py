@@ -80,8 +80,9 @@ def test_targets_of_a_step_follow_the_statistics_before_it() -> None:
     assert not torch.equal(statistics.dispersion("a").value, before[1])
 
 
-def test_maps_are_refitted_at_powers_of_two_then_periodically_until_frozen() -> None:
-    statistics = calibrated(estimation_steps=23, refit_every_steps=10)
+def test_maps_are_refitted_at_powers_of_two_then_periodically_until_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modeling_radio.training.targets.statistics.REFIT_EVERY_STEPS", 10)
+    statistics = calibrated(estimation_steps=23)
     refitted = []
     for step in range(40):
         before = statistics.standardizers()["b"].matrix.clone()

@@ -14,7 +14,7 @@ from small_recipes import small_recipe
 
 from modeling_radio.training.data.training_images import build_training_images
 from modeling_radio.training.recipes.recipe import Recipe, RecipeError
-from modeling_radio.training.views.crops import STUDENT, Crops, CropSpec, cut_crops
+from modeling_radio.training.views.crops import STUDENT, Crops, CropSpec, cut_crops, least_scale
 from modeling_radio.training.views.loaders import PartitionStreams, ViewLoader, build_view_loader
 from modeling_radio.training.views.plan import BatchPlan, PlannedBatch
 
@@ -232,17 +232,11 @@ def test_drafts_are_faster_to_decode_and_look_the_same(large_jpegs, is_streaming
             return cut_crops(image, *arguments)
 
         monkeypatch.setattr("modeling_radio.training.views.loaders.cut_crops", noting)
-        data = {"streaming": is_streaming, "jpeg_drafts": drafts, "shuffle_buffer": 10}
+        whole_or_less = least_scale if drafts else lambda *_: 1.0
+        monkeypatch.setattr("modeling_radio.training.views.loaders.least_scale", whole_or_less)
+        data = {"streaming": is_streaming, "shuffle_buffer": 10}
         recipe = recipe_with(large_jpegs, {"sizes_px": [64], "batch_size": 5}, **data)
         crops[drafts] = torch.cat([views for _, views in views_of(*open_loader(recipe), 0, 4)]).float()
     assert set(decoded[False]) == {800}
     assert set(decoded[True]) <= {200, 400}
     assert 0 < (crops[True] - crops[False]).abs().mean() < 1  # of 255
-
-
-def test_without_drafts_pixels_are_those_of_the_whole_image(large_jpegs: str) -> None:
-    recipe = recipe_with(large_jpegs, {"sizes_px": [64], "batch_size": 5}, jpeg_drafts=False)
-    images = build_training_images(recipe.data, is_square=False)
-    ((batch, views),) = views_of(*open_loader(recipe), 0, 1)
-    for index, spec, view in zip(batch.indices, crop_specs(batch), views, strict=True):
-        assert torch.equal(view, cut_crops(images[index], spec, recipe.views).pixels[STUDENT][0])

@@ -135,7 +135,7 @@ def take_a_step(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> RadioModel:
     values["stages"] = []
     values["data"] |= {"source": "images", "num_images": 4, "num_workers": 0}
     values["schedule"] |= {"num_steps": 1, "warmup_steps": 0}
-    values["logging"] |= {"trackers": [], "use_progress_bar": False, "metrics_every_steps": None}
+    values["logging"] |= {"trackers": [], "metrics_every_steps": None}
     Path("small.yaml").write_text(yaml.safe_dump(values))
     final = run_recipe(load_recipe("small.yaml"), Path("run"))
     assert final is not None

@@ -91,7 +91,8 @@ def test_session_after_other_images_or_weights_is_refused(recipe_file: str, monk
     assert tiny.distil(recipe_file, "run", *settings) == Path("run/final")
 
 
-def test_accumulated_parts_equal_the_whole_batch(recipe_file: str) -> None:
+def test_accumulated_parts_equal_the_whole_batch(recipe_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.share_noise(monkeypatch)
     settings = [*tiny.SPLIT_SETTINGS, *tiny.REGULARIZED, *(setting.replace("DIR", "cache") for setting in CACHED)]
     tiny.distil(recipe_file, "whole", *settings)
     tiny.distil(recipe_file, "parts", *settings, "partitions.low.accumulation_steps=2")

@@ -37,7 +37,7 @@ SMALL = (
     "partitions.low.batch_size=4",
     "standardization.calibration_steps=1",
     f"schedule={{num_steps: {NUM_STEPS}, warmup_steps: 1}}",
-    "logging={trackers: [], use_progress_bar: false, metrics_every_steps: null, picture_every_steps: null}",
+    "logging={trackers: [], metrics_every_steps: null}",
 )
 TINY = (
     "teachers.efficientnet-lite0={kind: siglip2, source: siglip2}",

@@ -56,7 +56,7 @@ from modeling_radio.training.teachers.outputs import TeacherOutput
 
 pytestmark = pytest.mark.tour
 
-SHORT = ("schedule.num_steps=5", "standardization={calibration_steps: 1, estimation_steps: 3, refit_every_steps: 2}")
+SHORT = ("schedule.num_steps=5", "standardization={calibration_steps: 1, estimation_steps: 3}")
 # A small epsilon would turn the rounding of a gradient that should be zero into a full step of Adam.
 SMOOTH = ("optimizer.learning_rate=0.1", "optimizer.eps=1")
 SETTINGS = (*SMOOTH, *SHORT, "checkpoints={every_steps: 5, keep: 9}")
@@ -76,7 +76,7 @@ EVERYTHING = (
     "partitions.high.teachers=[semantic]",
     "partitions.high.weight=0.5",
     "mesa={weight: 0.5, start_step: 1}",
-    "damp={sigma: 0.1, is_shared: true}",
+    "damp.sigma=0.1",
     "spectral.is_used=true",
     "optimizer={name: lamb, learning_rate: 1e-3}",
     "student.gradient_checkpointing=true",
@@ -107,7 +107,7 @@ BALANCED = (
     "contrastive={weight: 0.5, bank_size: 21}",
 )
 DROPPING = (UNEVEN, "balancing={method: teacher_dropping, ramp_steps: 0}", "teachers.segmenter.options.summary_dim=8")
-NORMALIZERS = (UNEVEN, "export={feature_normalizer: true, intermediate_normalizers: shared, normalizer_images: 40}")
+NORMALIZERS = (UNEVEN, "export={feature_normalizer: true, intermediate_normalizers: shared}")
 BALANCED_STREAM = (  # a step is a pass, in which each rank has six images and three large ones, some several times
     *CONVNEXT.overrides,
     "data={source: stream, streaming: true, num_images: null, shuffle_buffer: 3, balance: {weights: often}}",
@@ -219,8 +219,7 @@ def fingerprint_on_this_rank(images: tiny.NoiseImages) -> str:
 def run_scenarios(recipe_file: str) -> None:
     """Run by each of the two processes; writes what went wrong beside the outputs."""
     patch = pytest.MonkeyPatch()
-    tiny.install_tiny_world(patch)
-    tiny.leave_progress_undrawn(patch)
+    install(patch)
     patch.setitem(tiny.modeling_radio.training.teachers.registry.TEACHER_KINDS, "failing_on_rank_1", FailingOnRank1)
     patch.setattr(tiny.NoiseImages, "fingerprint", fingerprint_on_this_rank)
     let_accelerate_shard_on_cpus(patch)
@@ -288,9 +287,15 @@ def write_stream(folder: Path) -> None:
         parquet.write_table(table(rows), folder / f"{shard}.parquet")
 
 
-def prepare_this_process(patch: pytest.MonkeyPatch, folder: Path) -> None:
+def install(patch: pytest.MonkeyPatch) -> None:
     tiny.install_tiny_world(patch)
     tiny.leave_progress_undrawn(patch)
+    tiny.share_noise(patch)
+    patch.setattr(tiny.trainer, "NORMALIZER_IMAGES", 40)
+
+
+def prepare_this_process(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    install(patch)
     patch.chdir(folder)
 
 

@@ -95,15 +95,18 @@ def _has_mask(args: tuple) -> bool:
         ),
     ],
 )
-def test_a_step_waits_once(recipe_file: str, views: str, optimizer: str, more: list[str]) -> None:
+def test_a_step_waits_once(
+    recipe_file: str, views: str, optimizer: str, more: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """To learn whether all that it computed is finite, and whether any rank is asked to stop."""
+    monkeypatch.setattr("modeling_radio.training.targets.statistics.REFIT_EVERY_STEPS", 4)
     settings = [
         *tiny.REGULARIZED,
         "data.image_size_px=80",  # room for another window of the moving average
         f"schedule.num_steps={NUM_STEPS}",
         f"views.teachers={views}",
         f"optimizer.name={optimizer}",
-        f"standardization={{estimation_steps: {ESTIMATION_STEPS}, refit_every_steps: 4}}",
+        f"standardization.estimation_steps={ESTIMATION_STEPS}",
         "logging.every_steps=100",  # logged steps wait more often
         "partitions=[{name: low, sizes_px: [32, 48], batch_size: 3, accumulation_steps: 2, vitdet_windows: [1]}, "
         "{name: high, sizes_px: [64], batch_size: 2}]",

@@ -37,7 +37,7 @@ SETTINGS = (
     "optimizer={learning_rate: 0.1, eps: 1}",  # see `tiny_distillation.SPLIT_SETTINGS`
     f"schedule={{num_steps: {STEPS + 1}, warmup_steps: 1}}",  # the export is left out
     f"checkpoints.every_steps={STEPS}",
-    "standardization={calibration_steps: 1, estimation_steps: 2, refit_every_steps: 1}",
+    "standardization={calibration_steps: 1, estimation_steps: 2}",
     "teachers=[{name: semantic, kind: deep, options: {num_blocks: 2}}, {name: segmenter, kind: deep, options: {}}]",
 )
 DATA = {
