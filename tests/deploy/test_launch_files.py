@@ -32,6 +32,8 @@ SCRIPTS = {
     "scontrol": 'if [ "$1" = show ]; then echo node7; echo node8; else echo "$*" > requeued; fi',
     "radio": 'env > found; printf "%s\\n" "$@" > words; mkdir -p $SAVED; touch $SAVED/manifest.json; exit $STATUS',
     "torchrun": 'printf "%s\\n" "$@" > words',
+    "apt-get": "",
+    "pip": 'printf "%s\\n" "$@" > installed',
 }
 """Stand-ins for programs. The run saves a checkpoint in `$SAVED` and ends with `$STATUS`."""
 
@@ -138,11 +140,15 @@ def test_sky_starts_torchrun_on_each_node(tmp_path: Path, monkeypatch: pytest.Mo
     assert set(task["volumes"].values()) == {"${VOLUME}"}
 
 
-def test_trainjob_starts_torchrun_with_a_volume(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trainjob_installs_and_starts_torchrun_with_a_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     spec = yaml.safe_load((DEPLOY / "trainjob.yaml").read_text())["spec"]
-    program, *words = spec["trainer"]["command"] + spec["trainer"]["args"]
-    assert program == "torchrun"
-    settings, changes = read_words(read_torchrun(words)[1])
+    shell, flags, script, *words = spec["trainer"]["command"] + spec["trainer"]["args"]
+    assert (shell, flags) == ("bash", "-ec")
+    variables = {each["name"]: each["value"] for each in spec["trainer"]["env"]} | {"REPOSITORY": "https://here"}
+    assert run_script(f"set -e\n{script}", *words, **variables).returncode == 0
+    assert Path("installed").read_text().splitlines() == ["install", "modeling-radio[train] @ git+https://here"]
+    settings, changes = read_words(read_torchrun(Path("words").read_text().splitlines())[1])
     assert changes == ["data.source=/runs/images"]
     [patch] = spec["runtimePatches"]
     [job] = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
@@ -152,7 +158,6 @@ def test_trainjob_starts_torchrun_with_a_volume(monkeypatch: pytest.MonkeyPatch)
     assert settings.output is not None
     assert mounts[str(settings.output.parent)] == "runs"
     assert {volume["name"] for volume in pod["volumes"]} == set(mounts.values())
-    assert f"--uid {pod['securityContext']['fsGroup']} " in (ROOT / "Dockerfile").read_text()
 
 
 def test_ray_calls_the_command_in_each_worker(

@@ -18,7 +18,7 @@ from modeling_radio_cli import COMMANDS, FORMATS, MORE_COMMANDS, find_module
 OURS = ("benchmarks", "notebooks")
 """Packages whose commands run in a clone alone."""
 OTHERS = {
-    *("bash", "docker", "curl", "trtexec", "uv", "source", "tensorboard", "hf", "git", "cd", "cp", "pre-commit"),
+    *("bash", "curl", "trtexec", "uv", "source", "tensorboard", "hf", "git", "cd", "cp", "pre-commit"),
     "vllm",
 }
 """Programs of others, which are not looked into."""
