@@ -57,20 +57,40 @@ def test_a_good_adapter_passes_without_running_code_of_its_base(adapter_folder, 
     assert started == []
 
 
+LICENSE, TAG = "license: apache-2.0\n", "pipeline_tag: image-feature-extraction\n"
+SECRETS = [
+    *("http://me:S3CRET@host/x.tar", "https://host/x.tar?X-Amz-Signature=S3CRET", "https://host/?a=b&sig=S3CRET"),
+    *("hf_" + 34 * "a", "-----BEGIN OPENSSH PRIVATE KEY-----"),
+]
+PATHS = ["/srv/me/base", "/data/x.json", "C:\\\\models", "~/base", "file:///x", "/tmp"]
+
+
 @pytest.mark.parametrize(
-    ("old", "new", "missing"),
+    ("check", "old", "new", "named"),
     [
-        ("license: apache-2.0\n", "", "license"),
-        ("license: apache-2.0\n", "license: other\n", "`license_name`"),
-        ("pipeline_tag: image-feature-extraction\n", "", "pipeline_tag"),
-        ("```python", "```", "code"),
-        ("license: apache-2.0\n", "license: [\n", "metadata"),
+        *((check_card, LICENSE, new, name) for new, name in (("", "license"), ("license: other\n", "license_name"))),
+        (check_card, LICENSE, "license: [\n", "metadata"),
+        (check_card, TAG, "", "pipeline_tag"),
+        (check_card, "```python", "```", "code"),
+        *((check_files, LICENSE, f"{LICENSE}# --data {secret}\n", "^README.md .*secret") for secret in SECRETS),
+        *((check_files, LICENSE, f"{LICENSE}# run in `{path}`\n", "^README.md .*path") for path in PATHS),
     ],
 )
-def test_an_incomplete_card_is_refused(model_folder, old, new, missing):
+def test_a_card_that_lacks_or_tells_something_is_refused(model_folder, check, old, new, named):
     card = model_folder / CARD
     card.write_text(card.read_text().replace(old, new))
-    refused(check_card, model_folder, missing)
+    refused(check, model_folder, named)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_paths_of_this_machine_are_refused(model_folder, path):
+    config = json.loads((model_folder / "config.json").read_text())
+    labels = {"id2label": {"0": "/m/01g317"}, "label2id": {"/m/01g317": 0}}
+    nvidia = {"nvidia_source": {"args": {"output": "/lustre/runs/radio"}}}
+    (model_folder / "config.json").write_text(json.dumps(config | labels | nvidia))
+    check_files(published(model_folder))
+    (model_folder / "config.json").write_text(json.dumps(config | {"source": path}))
+    refused(check_files, model_folder, r"^config\.json .*path")
 
 
 def test_pickles_are_refused_by_their_content(model_folder):
@@ -80,19 +100,7 @@ def test_pickles_are_refused_by_their_content(model_folder):
     refused(check_files, model_folder, r"^vocab\.txt")
 
 
-@pytest.mark.parametrize(
-    "secret",
-    [
-        "http://me:S3CRET@host/x.tar",
-        "https://host/x.tar?X-Amz-Signature=S3CRET",
-        "https://host/?a=b&sig=S3CRET",
-        "hf_" + 34 * "a",
-        "-----BEGIN OPENSSH PRIVATE KEY-----",
-    ],
-)
-def test_secrets_are_refused(model_folder, secret):
-    (model_folder / CARD).write_text((model_folder / CARD).read_text() + f"\n`--data {secret}`\n")
-    refused(check_files, model_folder, r"^README\.md .*secret")
+MODULES = "modules.json"
 
 
 @pytest.mark.parametrize(
@@ -105,32 +113,20 @@ def test_secrets_are_refused(model_folder, secret):
         ("processor_config.json", {"image_processor": {"auto_map": {"AutoImageProcessor": "evil/evil--evil.P"}}}),
         ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["evil/evil--evil.Tokenizer", None]}}),
         ("sentence_bert_config.json", {"model_args": {"trust_remote_code": True, "code_revision": "evil"}}),
+        *((MODULES, {"type": name}) for name in ("evil/evil--evil.Module", "antigravity.Module")),
+        (MODULES, {"type": "sentence_transformers.models.Pooling"}),
+        (MODULES, {"path": "../elsewhere"}),
     ],
 )
 def test_code_of_others_is_refused_wherever_it_is_named(model_folder, file, fields):
     path = model_folder / file
     before = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(before | fields))
+    if file == MODULES:
+        path.write_text(json.dumps(before[:1]))
+        check_code(published(model_folder))
+    path.write_text(json.dumps([before[0] | fields] if file == MODULES else before | fields))
     refused(check_code, model_folder, rf"^{file} .*--trust-remote-code")
     check_code(published(model_folder), trusts_remote_code=True)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"type": "evil/evil--evil.Module"},
-        {"type": "antigravity.Module"},
-        {"type": "sentence_transformers.models.Pooling"},
-        {"path": "../elsewhere"},
-    ],
-)
-def test_sentence_transformers_is_told_of_no_other_modules(model_folder, change):
-    path = model_folder / "modules.json"
-    (module,) = json.loads(path.read_text())
-    path.write_text(json.dumps([module]))
-    check_code(published(model_folder))
-    path.write_text(json.dumps([module | change]))
-    refused(check_code, model_folder, r"^modules\.json .*--trust-remote-code")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -148,20 +144,6 @@ def test_damaged_weights_are_named(model_folder):
     refused(check_files, model_folder, r"^model\.safetensors cannot be read")
 
 
-@pytest.mark.parametrize("path", ["/srv/me/base", "/data/x.json", "C:\\\\models", "~/base", "file:///x", "/tmp"])
-def test_paths_of_this_machine_are_refused(model_folder, path):
-    config = json.loads((model_folder / "config.json").read_text())
-    labels = {"id2label": {"0": "/m/01g317"}, "label2id": {"/m/01g317": 0}}
-    nvidia = {"nvidia_source": {"args": {"output": "/lustre/runs/radio"}}}
-    (model_folder / "config.json").write_text(json.dumps(config | labels | nvidia))
-    check_files(published(model_folder))
-    (model_folder / "config.json").write_text(json.dumps(config | {"source": path}))
-    refused(check_files, model_folder, r"^config\.json names a path")
-    (model_folder / "config.json").write_text(json.dumps(config))
-    (model_folder / CARD).write_text((model_folder / CARD).read_text() + f"\nrun in `{path}`\n")
-    refused(check_files, model_folder, r"^README\.md names a path")
-
-
 def test_only_the_installed_code_is_published(model_folder):
     check_code(published(model_folder))
     (model_folder / "evil_radio.py").write_text("import os")
@@ -176,10 +158,9 @@ def test_only_the_installed_code_is_published(model_folder):
 def test_an_adapter_that_does_not_open_is_refused(adapter_folder):
     (adapter_folder / "adapter_model.safetensors").write_bytes(b"12345678{")
     publication = read_folder(adapter_folder, "org/lora", "org/c-radiov4")
-    with pytest.raises(UnfitError, match="does not open"):
-        check_opens(publication)
-    with pytest.raises(UnfitError, match="does not open in a new process"):
-        check_opens(publication, trusts_remote_code=True)
+    for options in ({}, {"trusts_remote_code": True}):
+        with pytest.raises(UnfitError, match="does not open"):
+            check_opens(publication, **options)
 
 
 FEATURES = Features({"id": Value("string"), "summary": List(Value("float32"))})

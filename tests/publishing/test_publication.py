@@ -31,19 +31,10 @@ def test_hidden_files_and_caches_are_left_out(model_folder):
     assert "results.json" not in files
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "credentials",
-        "id_rsa",
-        "secrets.env",
-        "wandb/config.yaml",
-        "checkpoint-3/model.safetensors",
-        "run.sh",
-        "a.bin",
-        "LICENSE.pem",
-    ],
-)
+OTHERS = "credentials id_rsa secrets.env wandb/config.yaml checkpoint-3/model.safetensors run.sh a.bin LICENSE.pem"
+
+
+@pytest.mark.parametrize("name", OTHERS.split())
 def test_other_files_are_refused(model_folder, name):
     (model_folder / name).parent.mkdir(exist_ok=True)
     (model_folder / name).write_text("x")
