@@ -209,7 +209,7 @@ def test_a_tower_without_its_own_tokenizer_is_refused(text, checkpoint, width, s
         word_tokenizer.save_pretrained(folder)
     elif text is not None:
         (folder / "tokenizer.json").write_text(text)
-    with pytest.raises(ValueError, match=r"The tokenizer of `text_tower`"):
+    with pytest.raises(ValueError, match="`text_tower`"):
         add_text_tower(convert(checkpoint), folder)
 
 
@@ -231,7 +231,7 @@ def test_auto_goes_by_the_teachers_network_and_names_what_it_knows():
     config = twin_config(TWINS["nvidia/C-RADIOv3-B"])
     config.nvidia_source["args"]["teachers"][1]["model"] = "siglip2-g-384"
     assert find_tower(config)[0] == "google/siglip2-giant-opt-patch16-384"
-    with pytest.raises(ValueError, match=r"`text_adaptor` must be one of \['siglip2', 'clip'\]"):
+    with pytest.raises(ValueError, match=r"`text_adaptor` .*'siglip2'"):
         find_tower(config, "siglip2-g")
     with pytest.raises(ValueError, match=r"`text_tower`.*siglip2-g, siglip2, siglip, clip"):
         find_tower(RadioConfig.from_preset("radio-test"))

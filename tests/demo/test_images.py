@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from refusals import refused
 
 from modeling_radio.demo import assets as demo_assets
 from modeling_radio.demo.images import (
@@ -98,12 +99,9 @@ def test_rendering_does_not_depend_on_the_workers(images):
 
 
 def test_bad_arguments_are_refused(assets, images):
-    with pytest.raises(IndexError, match="`index`"):
-        images[40]
-    with pytest.raises(ValueError, match="`size`"):
-        DemoImages(assets, size=0, num_images=1)
-    with pytest.raises(ValueError, match="`split`"):
-        DemoImages(assets, size=8, num_images=1, split="test")
+    refused("index", lambda: images[40], IndexError)
+    refused("size", lambda: DemoImages(assets, size=0, num_images=1))
+    refused("split", lambda: DemoImages(assets, size=8, num_images=1, split="test"))
 
 
 def test_the_queries_are_the_held_out_objects(assets):

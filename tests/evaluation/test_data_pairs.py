@@ -41,7 +41,7 @@ def test_a_choice_of_spair(spair_folder, monkeypatch):
 
 def test_a_part_of_spair_is_refused(spair_folder):
     next(iter((spair_folder / "PairAnnotation" / "test").iterdir())).unlink()
-    with pytest.raises(ValueError, match=r"`data` .*4 test pairs of SPair-71k, got 3"):
+    with pytest.raises(ValueError, match=r"`data` .* got 3"):
         open_spair(spair_folder, 80)
 
 
@@ -78,7 +78,7 @@ def test_pairs_of_navi(navi_folder):
 
 def test_a_part_of_navi_is_refused(navi_folder):
     (navi_folder / "cup" / "wild_set" / "depth" / "001.png").unlink()
-    with pytest.raises(ValueError, match=r"`data` .*6 images with depth in wild sets of NAVI, got 5"):
+    with pytest.raises(ValueError, match=r"`data` .* got 5"):
         open_navi(navi_folder)
     shutil.rmtree(navi_folder / "cup")
     with pytest.raises(ValueError, match="got 3"):

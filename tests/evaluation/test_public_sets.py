@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from refusals import refused
 
 from modeling_radio.evaluation.data_tables import TableData, imagenet_names_of
 from modeling_radio.evaluation.models.radio import open_radio
@@ -80,24 +81,23 @@ def test_presets_run_to_the_end(preset, build_public_set, reference_folder):
 
 
 def test_a_part_of_a_set_is_refused(build_public_set, pixels):
+    def refuse(folder, layout, named="`data` .* got 1"):
+        with pytest.raises(ValueError, match=named):
+            TableData(str(folder), DataOptions(layout=layout))
+
     folder = build_public_set("cityscapes")
-    options = DataOptions(layout="cityscapes")
     (folder / "gtFine" / "val" / "ulm" / "b_gtFine_labelIds.png").unlink()
-    with pytest.raises(ValueError, match=r"`data` .*2 validation images of Cityscapes, got 1"):
-        TableData(str(folder), options)
+    refuse(folder, "cityscapes")
     (folder / "leftImg8bit" / "val" / "ulm" / "a_leftImg8bit.png").unlink()
-    with pytest.raises(ValueError, match=r"`data` .* lacks leftImg8bit/val/ulm/a_leftImg8bit.png"):
-        TableData(str(folder), options)
+    refuse(folder, "cityscapes", r"`data` .*a_leftImg8bit\.png")
     shutil.rmtree(folder / "gtFine" / "val")
-    with pytest.raises(ValueError, match=r"`data` .*gtFine/val/\*_gtFine_labelIds.png"):
-        TableData(str(folder), options)
+    refuse(folder, "cityscapes", r"`data` .*_gtFine_labelIds\.png")
     folder = build_public_set("ade20k")
     (folder / "images" / "validation" / "b.jpg").write_bytes(b"damaged")
-    with pytest.raises(ValueError, match=r"`data` .*2 validation images of ADE20k, got 1"):
-        TableData(str(folder), DataOptions(layout="ade20k"))
-
-
-def test_a_probe_needs_the_train_split_of_the_set(build_public_set, pixels):
+    refuse(folder, "ade20k")
+    folder = build_public_set("voc")
+    (folder / "ImageSets" / "Segmentation" / "val.txt").write_text("../../a\nb\n")
+    refuse(folder, "voc", r"val\.txt")  # lists name files of the set only
     folder = build_public_set("coco-stuff")
     shutil.rmtree(folder / "annotations" / "train2017")
     evaluation = pixels(TableData(str(folder), DataOptions(layout="coco-stuff")))
@@ -105,11 +105,9 @@ def test_a_probe_needs_the_train_split_of_the_set(build_public_set, pixels):
         find_task("segmentation_probe").measure(evaluation)
 
 
-def test_lists_name_files_of_the_set_only(build_public_set):
-    folder = build_public_set("voc")
-    (folder / "ImageSets" / "Segmentation" / "val.txt").write_text("../../a\nb\n")
-    with pytest.raises(ValueError, match=r"val\.txt"):
-        TableData(str(folder), DataOptions(layout="voc"))
+def test_data_with_a_train_split_take_no_other(imagenet_train):
+    options = DataOptions(layout="imagenet-1k", train_data=str(imagenet_train))
+    refused("train_data", lambda: TableData(str(imagenet_train), options))
 
 
 @pytest.fixture
@@ -146,7 +144,7 @@ def test_variants_of_imagenet_have_the_names_of_their_classes(imagenet_folder, t
     with pytest.raises(ValueError, match=r"`data` .*train split"):
         find_task("knn").measure(pixels(TableData(str(imagenet_folder), options.replace(layout="imagenet-1k"))))
     (imagenet_folder / "6" / "0.jpg").unlink()
-    with pytest.raises(ValueError, match=r"`data` .*3 validation images of ImageNet-V2.*got 2"):
+    with pytest.raises(ValueError, match=r"`data` .* got 2"):
         TableData(str(imagenet_folder), options)
 
 
@@ -200,12 +198,6 @@ def test_presets_of_imagenet_run_to_the_end(preset, imagenet_train, reference_fo
         measured = find_task(name).measure(evaluation)
         assert measured[0].metric == "accuracy"
         assert all(0 <= each.value <= 1 for each in measured)
-
-
-def test_data_with_a_train_split_take_no_other(imagenet_train):
-    options = DataOptions(layout="imagenet-1k", train_data=str(imagenet_train))
-    with pytest.raises(ValueError, match="`train_data`"):
-        TableData(str(imagenet_train), options)
 
 
 def test_several_classes_may_be_right(imagenet_folder):

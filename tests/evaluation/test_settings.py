@@ -1,15 +1,12 @@
-import pytest
+from refusals import refused, wrong
 
 from modeling_radio.core.settings import SettingsError
 from modeling_radio.evaluation.settings import PRESETS, EvaluationSettings
 
 
-@pytest.mark.parametrize(
-    ("field", "value"), [("tasks", []), ("preset", "ade20"), ("shorter_px", 64), ("radseg", ["scrap"])]
-)
-def test_bad_settings_are_named(field, value):
-    with pytest.raises(SettingsError, match=f"`{field}`"):
-        EvaluationSettings(checkpoint="x", **{field: value})
+@wrong(tasks=[[]], preset=["ade20"], shorter_px=[64], radseg=[["scrap"]])
+def test_bad_settings_are_named(name, value):
+    refused(name, lambda: EvaluationSettings(checkpoint="x", **{name: value}), SettingsError)
 
 
 def test_a_preset_gives_other_defaults():

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from datasets import Dataset, DatasetDict, Features, Image, Value
+from refusals import refused, wrong
 
 from modeling_radio.evaluation.data import Examples, Part, Stacked
 from modeling_radio.extraction import source
@@ -76,23 +77,11 @@ def test_webdataset_shards_name_images_by_their_keys(pictures, tmp_path):
     assert split.ids() == ["train-000000000", "train-000000001", "train-000000002"]
 
 
-@pytest.mark.parametrize(
-    ("values", "name"),
-    [
-        ({"keep": ["captoin"]}, "`keep` .*'captoin'"),
-        ({"keep": ["more"]}, "`keep` .*'more'"),
-        ({"id_column": "number"}, "`id_column` .*'number' with 7"),
-        ({"id_column": "image"}, "`id_column` .*'image'"),
-        ({"splits": ["extra"]}, "`splits` .*'extra'"),
-        ({"image_column": "picture"}, "`image_column`"),
-    ],
-)
-def test_wrong_columns_and_splits_are_refused(values, name, table, tmp_path):
+@wrong(keep=[["captoin"], ["more"]], id_column=["number", "image"], splits=[["extra"]], image_column=["picture"])
+def test_wrong_columns_and_splits_are_refused(name, value, table, tmp_path):
     table.map(lambda row: {"more": row["image"]}).to_parquet(tmp_path / "rows.parquet")
-    with pytest.raises(ValueError, match=name):
-        opened(tmp_path / "rows.parquet", **{"image_column": "image", **values})
-    with pytest.raises(ValueError, match="`data`"):
-        opened(tmp_path / "missing")
+    refused(name, lambda: opened(tmp_path / "rows.parquet", **{"image_column": "image", name: value}))
+    refused("data", lambda: opened(tmp_path / "missing"))
 
 
 def test_a_set_of_ones_own_is_read_by_its_function():

@@ -12,6 +12,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image, load_dataset
 from local_server import serve
 from pyarrow.parquet import read_table
+from refusals import refused, wrong
 
 from modeling_radio import api
 from modeling_radio.extraction.nearest import FeatureFolder, search
@@ -150,22 +151,17 @@ def test_broken_images_are_left_out_and_broken_files_refused(extract, img2datase
         extract(data=str(img2dataset / "0000[45].tar"), streaming=True, output=tmp_path / "empty")
 
 
-@pytest.mark.parametrize(
-    ("values", "name"),
-    [
-        ({"data": "pets"}, "`data`"),
-        ({"data": "memory://nothing-here"}, "`data`"),
-        ({"data": "nosuch://x/*.tar"}, "`data`"),
-        ({"splits": ["train"]}, "`splits`"),
-        ({"max_images": 3}, "`max_images`"),
-        ({"pca": 2, "dense": True}, "`pca`"),
-        ({"keep": ["caption"]}, "`keep`"),
-        ({"output": "nosuch://x/y"}, "`output`"),
-    ],
+@wrong(
+    data=["pets", "memory://nothing-here", "nosuch://x/*.tar"],
+    splits=[["train"]],
+    max_images=[3],
+    pca=[2],
+    keep=[["caption"]],
+    output=["nosuch://x/y"],
 )
-def test_what_streams_cannot_do_is_refused(values, name, extract, img2dataset):
-    with pytest.raises(ValueError, match=name):
-        extract(**{"data": str(img2dataset / "*.tar"), "streaming": True, **values})
+def test_what_streams_cannot_do_is_refused(name, value, extract, img2dataset):
+    options = {"data": str(img2dataset / "*.tar"), "streaming": True, "dense": True, name: value}
+    refused(name, lambda: extract(**options))
 
 
 def test_nothing_is_held_of_images(img2dataset):

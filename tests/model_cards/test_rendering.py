@@ -52,7 +52,7 @@ def test_a_text_stays_within_its_cell(text):
 
 @pytest.mark.parametrize("front", ["license: [", "a: b: c", "- a"])
 def test_a_card_that_cannot_be_read_is_one_line(front):
-    with pytest.raises(ValueError, match=r"README\.md has metadata that cannot be read: .*") as error:
+    with pytest.raises(ValueError, match=r"README\.md") as error:
         read_card(f"---\n{front}\nx: 1\n---\n# title\n")
     assert "\n" not in str(error.value)
 

@@ -90,10 +90,9 @@ def test_a_study_imports_no_code_of_a_recipe_of_others(recipe_file, tmp_path):
 
 
 def test_a_study_that_does_not_exist(tmp_path):
-    with pytest.raises(RecipeError, match=r"'weigthings'\. Did you mean 'weightings'\?"):
-        open_study("weigthings")
-    with pytest.raises(RecipeError, match=r"none\.yaml"):
-        open_study(str(tmp_path / "none.yaml"))
+    for name, named in (("weigthings", "'weigthings'.*'weightings'"), (str(tmp_path / "none.yaml"), r"none\.yaml")):
+        with pytest.raises(RecipeError, match=named):
+            open_study(name)
 
 
 @pytest.mark.parametrize("name", list_studies())

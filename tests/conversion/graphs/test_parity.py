@@ -26,5 +26,5 @@ def test_what_is_no_number_is_refused_in_every_way(sides):
     parities = {"good": OutputParity(), "features": compare(output, expected)}
     with pytest.raises(ValueError, match="by up to inf"):
         require_difference(parities, 1e9)
-    with pytest.raises(ValueError, match=r"mean cosine of 'features' with PyTorch is 0\.0000, less than 0\.5"):
+    with pytest.raises(ValueError, match="'features'"):
         require_cosine(parities, 0.5)

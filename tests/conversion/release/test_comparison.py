@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from PIL import Image
+from refusals import refused
 from tiny_eradio import build_eradio
 from tiny_radio1d import FIELDS
 
@@ -63,8 +64,7 @@ def test_pictures_are_the_same_on_every_machine(tmp_path):
     Image.new("L", (8, 8), 7).save(tmp_path / "gray.png")
     assert list(open_images([tmp_path / "gray.png"])) == ["gray.png"]
     (tmp_path / "no.png").write_text("no picture")
-    with pytest.raises(ValueError, match="`images` must be image files"):
-        open_images([tmp_path / "no.png"])
+    refused("images", lambda: open_images([tmp_path / "no.png"]))
 
 
 IMAGES = {"32x32": torch.zeros(1, 3, 32, 32, dtype=torch.uint8)}
@@ -91,10 +91,8 @@ def test_packages_that_their_code_needs_are_named_with_what_installs_them(spoile
     (folder / "hf_model.py").write_text(
         code.replace("import torch\n", "import torch\nimport nobodys_timm, nobodys_einops\n", 1)
     )
-    message = "needs packages that are not installed: run `pip install "
-    with pytest.raises(ParityError, match=message) as caught:
+    with pytest.raises(ParityError, match=r"nvidia/C-RADIOv4-H .*`pip install ") as caught:
         call()
-    assert str(caught.value).startswith("NVIDIA's code of nvidia/C-RADIOv4-H")
     assert {"nobodys_timm", "nobodys_einops"} <= set(str(caught.value).rstrip(".`").split())
 
 

@@ -42,7 +42,7 @@ def test_weights_beside_a_file_are_counted_and_not_chosen(tmp_path):
     assert found[0].megabytes == 4
     assert choose(found).precision == "fp16"
     (tmp_path / "fp16.0123abcd.data").write_bytes(bytes(1_000_000))
-    with pytest.raises(ValueError, match=r"less than 2.1 GB, got fp32 0.0 GB, fp16 0.0 GB. Take int8"):
+    with pytest.raises(ValueError, match=r"fp16 0.0 GB.*int8"):
         choose(found)
 
 

@@ -13,7 +13,6 @@ from modeling_radio.conversion.web.site import (
     PAGE,
     SITE,
     TOKENIZER_SCRIPT,
-    TOKENIZERS,
     SampleImage,
     check_samples,
     copy_page,
@@ -30,7 +29,7 @@ def test_a_folder_is_searched_to_any_depth_and_a_missing_file_is_named(tmp_path)
     found = find_runtime(save_runtime(tmp_path / "all"), backends=list(BUILDS), with_tokenizers=True)
     assert len(found) == 7
     lacking = save_runtime(tmp_path / "some", leave_out=TOKENIZER_SCRIPT)
-    with pytest.raises(ValueError, match=f"`runtime` must be a folder with {TOKENIZER_SCRIPT} .*{TOKENIZERS}"):
+    with pytest.raises(ValueError, match=f"`runtime` .*{TOKENIZER_SCRIPT}"):
         find_runtime(lacking, backends=["wasm"], with_tokenizers=True)
 
 

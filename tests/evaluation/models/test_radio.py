@@ -1,5 +1,5 @@
-import pytest
 import torch
+from refusals import refused
 
 from modeling_radio import RadioImageProcessor, RadioModel
 from modeling_radio.evaluation.models.radio import RadioFeatures, open_radio
@@ -30,8 +30,7 @@ def test_the_shorter_side_can_be_chosen(tiny_model):
     model, image = RadioFeatures(tiny_model, size_px=32), torch.zeros(3, 40, 60, dtype=torch.uint8)
     assert model.preprocess(image).shape == (3, 32, 48)
     assert model.preprocess(image, 16).shape == (3, 16, 24)
-    with pytest.raises(ValueError, match="`size` must have sides that are multiples of 8"):
-        RadioFeatures(tiny_model, size_px=30)
+    refused("size", lambda: RadioFeatures(tiny_model, size_px=30))
 
 
 def test_the_fingerprint_knows_weights_processor_and_precision(tiny_model):
@@ -52,5 +51,4 @@ def test_one_model_at_another_size(tiny_model):
     other = model.with_size(64)
     assert (model.size_px, other.size_px, other.model is model.model) == (32, 64, True)
     assert model.fingerprint() != other.fingerprint()
-    with pytest.raises(ValueError, match="`size`"):
-        model.with_size(33)
+    refused("size", lambda: model.with_size(33))

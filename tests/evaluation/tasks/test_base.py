@@ -3,6 +3,7 @@ import torch
 from datasets import Dataset
 from datasets import Image as ImageFeature
 from PIL import Image
+from refusals import refused, wrong
 
 from modeling_radio.core.settings import SettingsError
 from modeling_radio.evaluation.data_tables import TableData
@@ -12,17 +13,9 @@ from modeling_radio.evaluation.settings import TaskSettings
 from modeling_radio.evaluation.tasks.base import DENSE, Evaluation
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        *[("consistency_sizes_px", sizes) for sizes in ([], [64], [64, 64], [0, 64])],
-        ("switching_sizes_px", [-8, 64]),
-        ("recall_at", [0, 5]),
-    ],
-)
+@wrong(consistency_sizes_px=[[], [64], [64, 64], [0, 64]], switching_sizes_px=[[-8, 64]], recall_at=[[0, 5]])
 def test_bad_settings_are_named(name, value):
-    with pytest.raises(SettingsError, match=f"`{name}`"):
-        TaskSettings(**{name: value})
+    refused(name, lambda: TaskSettings(**{name: value}), SettingsError)
 
 
 @pytest.fixture

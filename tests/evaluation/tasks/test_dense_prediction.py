@@ -131,7 +131,7 @@ def test_without_a_split_each_half_predicts_the_other(scenes, pixels):
     assert sorted([*first, *second]) == list(range(6))
     assert measure_segmentation_probe(evaluation)[0].value > 0.7
     object.__setattr__(evaluation.part("masks").test, "groups", torch.zeros(6, dtype=torch.long))
-    with pytest.raises(ValueError, match="`data` must have a train split"):
+    with pytest.raises(ValueError, match="`data`"):
         list(folds(evaluation, "masks"))
 
 
@@ -288,7 +288,7 @@ def test_windows_change_features_and_their_size_matters(student, tiny_model):
         assert centered.value < plain.value < 1
         values.append(centered.value)
     assert values[0] != values[1]
-    with pytest.raises(ValueError, match="`compared_window` must be below the 8 patches"):
+    with pytest.raises(ValueError, match="`compared_window`"):
         measure_window_consistency(student(model, switching_sizes_px=[16, 64], compared_window=8))
     with pytest.raises(ValueError, match="`window_consistency`"):
         measure_window_consistency(student(tiny_model))
