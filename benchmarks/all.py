@@ -5,7 +5,7 @@
 `inference` one image, beside transformers' RADIO, timm, plain code and other encoders; `sizes` windows and packs;
 `int8` linear layers in 8 bits; `stack` one pass for three teachers; `training` the step beside other trainers, and what
 its options cost; `kernels` the kernel starts of a step of the large recipes; `checkouts` the step of another checkout
-(`--against`); `data` from files to pixels, and the feature cache; `serving` a server under load; `page`
+(`--against`); `data` from files to pixels; `serving` a server under load; `page`
 docs/explanation/benchmarks.md. Several cases run in a process each, one after the other; one that fails is reported and
 the others go on. On a GPU `inference`, `sizes`, `stack` and `training` run. Results go to `benchmarks/results/`, those
 of quick runs to `runs/benchmarks-quick/`, where they replace nothing.

@@ -1,4 +1,4 @@
-"""From files to the inputs of networks: the image processor, a run's loader, and the formats of the feature cache.
+"""From files to the inputs of networks: the image processor and a run's loader.
 
 The image processor is compared with transformers' and timm's at equal work, from PIL images to pixels in [0, 1]: all
 resize to one exact size with the antialiased bicubic filter and rescale, none normalizes. Smooth noise replaces
@@ -6,10 +6,6 @@ photographs of that size.
 
 The loader reads, decodes, crops and resizes JPEGs of each format once; the first batch, with which worker processes
 start, does not count.
-
-A format of the cache stores the features of the demo's teachers for its first images as a shard, and reads it back.
-"error" is the norm of the difference over that of the features' deviations from their mean, whose square is 1 - R2;
-"cosine" the mean over tokens.
 """
 
 import io
@@ -26,13 +22,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 import transformers
 from PIL import Image
-from safetensors.torch import load_file, save_file
 from timm.data import create_transform
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from benchmarks.measuring import MeasuringSettings, Row, Turns, report, take_turns
@@ -41,11 +34,7 @@ from modeling_radio.core.files import cache_dir
 from modeling_radio.demo.assets import load_demo_assets
 from modeling_radio.training.data.decoding import EncodedImage, UnusableImageError, image_size
 from modeling_radio.training.data.training_images import build_training_images
-from modeling_radio.training.distillation.inputs import load_teachers
 from modeling_radio.training.recipes.recipe import Recipe, load_recipe
-from modeling_radio.training.student.build import student_patch_size
-from modeling_radio.training.targets.feature_cache import FORMATS as STORED_FORMATS
-from modeling_radio.training.targets.feature_cache import IMAGES_PER_FORWARD, CacheFormat, Entries, TeacherOutputs
 from modeling_radio.training.views.crops import STUDENT, CropSpec
 from modeling_radio.training.views.loaders import PartitionStreams, build_view_loader
 from modeling_radio.training.views.plan import BatchPlan, PlannedBatch
@@ -63,15 +52,12 @@ LOADED_PX = 224
 
 
 def run(settings: MeasuringSettings) -> None:
-    """Measure and report the image processor, the loader and the cache's formats."""
+    """Measure and report the image processor and the loader."""
     pace = {"min_rounds": 2} if settings.quick else {"min_rounds": 5, "budget_seconds": 4.0}
     sizes = [size for size in settings.chosen_sizes if size <= 512]
     report(settings, "data", "preprocessing", "bicubic", measure_processors(sizes, pace))
     photographs = find_photographs(settings.photographs, 16 if settings.quick else 48)
     report(settings, "data", "data", "photographs", measure_loader(photographs))
-    recipe = load_recipe("demo")
-    rows = measure_formats(compute_features(recipe, 32 if settings.quick else 256))
-    report(settings, "data", "feature_cache", recipe.name, rows)
 
 
 def draw_image(width: int, height: int, seed: int) -> Image.Image:
@@ -253,66 +239,3 @@ def measure_loader(
                 row: Row = {"format": name, "workers": count, "images/s": round(speed, 1)}
                 rows.append({**row, "size_px": size_px, "images": number})
     return rows
-
-
-class FullPrecision(CacheFormat):
-    """Keeps features unchanged, as the reference of the cache's formats."""
-
-    def encode(self, features: Tensor) -> Entries:
-        return {"features": features}
-
-    def decode(self, entries: Mapping[str, Tensor], row: int) -> Tensor:
-        return entries["features"][row]
-
-
-CACHE_FORMATS: dict[str, CacheFormat] = {"float32": FullPrecision(), **STORED_FORMATS}
-
-
-def compute_features(recipe: Recipe, num_images: int) -> dict[str, Tensor]:
-    """Return the dense features of each teacher, `(num_images, rows, cols, C)` in float32."""
-    device = torch.device("cpu")
-    teachers, images = load_teachers(recipe, device), build_training_images(recipe.data, is_square=True)
-    outputs = TeacherOutputs(teachers, recipe.data.image_size_px // student_patch_size(recipe), device, FullPrecision())
-    loader = DataLoader(Subset(images, range(num_images)), batch_size=IMAGES_PER_FORWARD)
-    parts = [outputs(batch) for batch in tqdm(loader, desc="teachers")]
-    return {name: torch.cat([part[f"{name}.features"] for part in parts]) for name in teachers}
-
-
-def measure_formats(features: Mapping[str, Tensor]) -> list[Row]:
-    """Return a row for each format: its disk, times and errors for the features of some images."""
-    rows = []
-    for name, feature_format in CACHE_FORMATS.items():
-        with tempfile.TemporaryDirectory() as folder:
-            rows.append({"format": name, **format_row(features, feature_format, Path(folder))})
-    return rows
-
-
-def format_row(features: Mapping[str, Tensor], feature_format: CacheFormat, folder: Path) -> Row:
-    """Return disk and times of all teachers together, and errors by teacher."""
-    num_images = len(next(iter(features.values())))
-    began = time.perf_counter()
-    for name, maps in features.items():
-        parts = [feature_format.encode(part) for part in maps.split(IMAGES_PER_FORWARD)]
-        whole = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-        save_file(whole, folder / f"{name}.safetensors")
-    stored = time.perf_counter()
-    kept = {}
-    for name in features:
-        entries = load_file(folder / f"{name}.safetensors")
-        kept[name] = torch.stack([feature_format.decode(entries, number).float() for number in range(num_images)])
-    read = time.perf_counter()
-    row: Row = {
-        "disk, kB per image": round(sum(path.stat().st_size for path in folder.iterdir()) / num_images / 1000, 1),
-        "storing, ms per image": round(1000 * (stored - began) / num_images, 2),
-        "reading, ms per image": round(1000 * (read - stored) / num_images, 2),
-    }
-    for name, maps in features.items():
-        row[f"{name}: error"] = f"{relative_error(kept[name], maps):.2g}"
-        row[f"{name}: cosine"] = f"{F.cosine_similarity(kept[name], maps, dim=-1).mean():.6f}"
-    return row
-
-
-def relative_error(kept: Tensor, features: Tensor) -> float:
-    """Return the norm of the difference relative to that of the features' deviations from their mean token."""
-    deviations = features - features.mean((0, 1, 2))
-    return ((kept - features).double().norm() / deviations.double().norm()).item()

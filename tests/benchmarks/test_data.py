@@ -1,4 +1,4 @@
-"""What is timed: equal pixels of all processors and formats, and what the cache's formats lose."""
+"""What is timed: equal pixels of all processors and formats."""
 
 from pathlib import Path
 

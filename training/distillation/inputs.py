@@ -284,7 +284,7 @@ def open_targets(
             folder,
             contents,
             images,
-            TeacherOutputs(teachers, contents.patches_per_side, accelerator.device, contents.format),
+            TeacherOutputs(teachers, contents.patches_per_side, accelerator.device),
             num_workers=recipe.data.num_workers,
             rank=accelerator.process_index,
             num_ranks=accelerator.num_processes,

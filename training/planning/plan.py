@@ -190,16 +190,11 @@ class Plan:
         return self.networks.num_parameters * (CHECKPOINT_BYTES * (stages * keep + 1) + FULL_BYTES * exports)
 
     def cache_bytes_per_image(self, side_px: int) -> float:
-        """Return the size of a cached image and of the teachers' outputs, in the recipe's format.
-
-        Pixels take a byte, numbers of summaries two each.
-        """
+        """Return the size of a cached image, a byte for each number, and of the teachers' outputs, two bytes each."""
         teachers = self.networks.teachers.values()
         patches = (side_px // self.networks.student.patch_size) ** 2
-        is_int8 = self.recipe.views.cache_format == "int8"
-        of_channel = patches + 2 * FULL_BYTES if is_int8 else HALF_BYTES * patches
-        summaries = HALF_BYTES * sum(teacher.summary_dim or 0 for teacher in teachers)
-        return 3 * side_px**2 + summaries + of_channel * sum(teacher.feature_dim for teacher in teachers)
+        numbers = sum((teacher.summary_dim or 0) + patches * teacher.feature_dim for teacher in teachers)
+        return 3 * side_px**2 + HALF_BYTES * numbers
 
     def images_seen(self) -> float:
         """Return the number of images of all steps together."""

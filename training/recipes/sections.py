@@ -248,8 +248,6 @@ class ViewsRecipe(RecipeSection):
             every whole image; the student then gets windows and flips of it, and its targets are exact crops of the
             result.
         cache_dir: Folder of cached features; None for a folder in the cache (`RADIO_CACHE`) that fits their contents.
-        cache_format: Format of cached dense features: "float16", or "int8" in equal steps over a channel's range in an
-            image: half the size, an error of 0.005 instead of 0.0003.
         crop_scale: Smallest and largest area of an online view, as shares of the largest view of its shape that fits
             into the image. Above 1 the view reaches beyond the image's edges.
         crop_aspect: Smallest and largest width over height of a view; cached images must be large enough for it.
@@ -267,7 +265,6 @@ class ViewsRecipe(RecipeSection):
 
     teachers: Literal["online", "cached"] = "online"
     cache_dir: Annotated[str | None, INDECISIVE] = None
-    cache_format: Literal["float16", "int8"] = "float16"
     crop_scale: tuple[float, float] = (0.5, 1.0)
     crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
     is_square: bool = True

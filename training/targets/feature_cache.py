@@ -1,8 +1,8 @@
 """Teacher features computed once for fixed images, for budgets that cannot run the teachers at every step.
 
 A cache is a folder: `cache.json` with everything that it was made from (`CacheContents`), and shards of safetensors
-with the images and each teacher's summary and features, in a `CacheFormat`. Several ranks and several runs may write
-one cache at the same time (`write_feature_cache`); `FeatureCache` reads it.
+with the images and each teacher's summary and features, in float16. Several ranks and several runs may write one cache
+at the same time (`write_feature_cache`); `FeatureCache` reads it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import logging
 import math
 import shutil
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -39,7 +38,7 @@ from modeling_radio.core.ranks import of_all_ranks, rank_and_count
 from modeling_radio.core.settings import differences, hash_of, with_defaults
 from modeling_radio.core.timing import ProgressBar
 from modeling_radio.training.data.image_table import Images
-from modeling_radio.training.recipes.recipe import DataRecipe, Recipe, RecipeError, TeacherRecipe, ViewsRecipe
+from modeling_radio.training.recipes.recipe import DataRecipe, Recipe, RecipeError, TeacherRecipe
 from modeling_radio.training.recipes.sections import RunOptions
 from modeling_radio.training.teachers.base import Teacher, by_network
 
@@ -58,9 +57,6 @@ IMAGES_PER_THREAD = 8
 """On a CPU these are divided among threads, each with at least so many. Our choice: an image takes a core 25.8 ms of
 the demo's teachers in batches of 8 and 24.6 in batches of 32 (AMD EPYC with AVX512-BF16, 2026-11-26)."""
 
-LEVELS = 255
-"""Steps between the smallest and the largest of 8-bit numbers."""
-
 POLL_SECONDS = 1.0
 """Our choice: how long a request to stop waits at most."""
 
@@ -77,7 +73,7 @@ class CacheContents:
     """Everything that a cache is made from: any change makes it stale.
 
     Attributes:
-        settings: The recipe's settings of images, teachers and their format, as JSON values.
+        settings: The recipe's settings of images and teachers, as JSON values.
         state: Fingerprints of what the recipe only names: the images and the teachers' weights.
     """
 
@@ -92,7 +88,6 @@ class CacheContents:
             {
                 "teachers": [{key: entry[key] for key in _TEACHER_FIELDS} for entry in resolved["teachers"]],
                 "data": {key: resolved["data"][key] for key in _DATA_FIELDS},
-                "views": {"cache_format": recipe.views.cache_format},
                 "num_images": len(images),
                 "cells_per_side": resolved["data"]["image_size_px"] // patch_size,
             },
@@ -117,11 +112,6 @@ class CacheContents:
         """The student's patches along a side of an image."""
         return self.settings["cells_per_side"]
 
-    @property
-    def format(self) -> CacheFormat:
-        """Format of the features."""
-        return FORMATS[self.settings["views"]["cache_format"]]
-
     def to_dict(self) -> dict[str, Any]:
         """Return the description of the cache, as JSON values."""
         return {**self.settings, **self.state}
@@ -135,7 +125,6 @@ class CacheContents:
             **self.settings,
             "teachers": [_without_defaults(entry, TeacherRecipe) for entry in self.settings["teachers"]],
             "data": _without_defaults(self.settings["data"], DataRecipe),
-            "views": _without_defaults(self.settings["views"], ViewsRecipe),
         }
         return cache_dir() / "features" / hash_of({"settings": decisive, "state": self.state})[:16]
 
@@ -182,74 +171,14 @@ def _filled(description: Any) -> Any:
     if not isinstance(description, Mapping):
         return description
     filled = with_defaults(Recipe, description)
-    return {key: filled[key] for key in ("views", *description)}
-
-
-class CacheFormat(ABC):
-    """Stores one teacher's features.
-
-    Attributes:
-        entries: Names of the tensors that it stores.
-    """
-
-    entries: tuple[str, ...] = ("features",)
-
-    @abstractmethod
-    def encode(self, features: Tensor) -> Entries:
-        """Return the stored tensors of some images.
-
-        Args:
-            features: `(n, rows, cols, C)` float32.
-
-        Raises:
-            ValueError: If the format cannot hold a value; the message continues after the teacher's name.
-        """
-
-    @abstractmethod
-    def decode(self, entries: Mapping[str, Tensor], row: int) -> Tensor:
-        """Return the features of one image of a shard, `(rows, cols, C)`."""
-
-
-class HalfPrecision(CacheFormat):
-    """float16: 11 significant bits, values up to 65,504."""
-
-    def encode(self, features: Tensor) -> Entries:
-        return {"features": _to_half(features)}
-
-    def decode(self, entries: Mapping[str, Tensor], row: int) -> Tensor:
-        return entries["features"][row]
-
-
-class EightBits(CacheFormat):
-    """8-bit integers between the smallest and the largest value of each channel of each image, in equal steps.
-
-    No step depends on other images, nothing is clipped, and a channel of small values loses no more than one of large
-    values. The error of a value is at most half a step, 1/510 of its channel's range in that image. Beside the
-    integers, the smallest value and the step are stored in float32: 8 bytes for each channel of an image.
-    """
-
-    entries = ("features", "low", "step")
-
-    def encode(self, features: Tensor) -> Entries:
-        _check_finite(features)
-        low, high = features.amin((1, 2)), features.amax((1, 2))
-        step = (high - low) / LEVELS
-        levels = (features - low[:, None, None]) / torch.where(step > 0, step, 1.0)[:, None, None]
-        return {"features": levels.round().clamp(0, LEVELS).to(torch.uint8), "low": low, "step": step}
-
-    def decode(self, entries: Mapping[str, Tensor], row: int) -> Tensor:
-        return torch.addcmul(entries["low"][row], entries["features"][row].float(), entries["step"][row])
-
-
-FORMATS: dict[str, CacheFormat] = {"float16": HalfPrecision(), "int8": EightBits()}
-"""By `views.cache_format`."""
+    return {key: filled[key] for key in description}
 
 
 def _to_half(tensor: Tensor) -> Tensor:
     half = tensor.half()
     if not torch.isfinite(half).all():
         _check_finite(tensor)
-        raise ValueError("gives values that float16 cannot hold: use `views.cache_format=int8`")
+        raise ValueError("gives values that float16 cannot hold: run it with `views.teachers=online`")
     return half
 
 
@@ -268,13 +197,10 @@ class TeacherOutputs:
         teachers: By name.
         num_patches: The student's patches along a side of an image.
         device: Device of the teachers.
-        feature_format: Format of dense features.
     """
 
-    def __init__(
-        self, teachers: Mapping[str, Teacher], num_patches: int, device: torch.device, feature_format: CacheFormat
-    ) -> None:
-        self.teachers, self.num_patches, self.device, self.format = teachers, num_patches, device, feature_format
+    def __init__(self, teachers: Mapping[str, Teacher], num_patches: int, device: torch.device) -> None:
+        self.teachers, self.num_patches, self.device = teachers, num_patches, device
         can_share = all(teacher.can_share_cores for teacher in teachers.values())
         most = max(1, IMAGES_PER_FORWARD // IMAGES_PER_THREAD)
         self._num_parts = min(torch.get_num_threads(), most) if can_share else 1
@@ -284,7 +210,7 @@ class TeacherOutputs:
         """Return `images` and each teacher's entries for `(n, 3, side, side)` uint8 images.
 
         Raises:
-            RecipeError: If a teacher returns values that the format cannot hold.
+            RecipeError: If a teacher returns values that float16 cannot hold.
         """
         if self._pool is None:
             return self._run(images)
@@ -300,7 +226,7 @@ class TeacherOutputs:
             for name, (summary, maps) in zip(names, outputs, strict=True):
                 features = self._fit_grid(maps.float()).movedim(1, -1)
                 try:
-                    entries |= {f"{name}.{key}": value for key, value in self.format.encode(features).items()}
+                    entries[f"{name}.features"] = _to_half(features)
                     if summary is not None:
                         entries[f"{name}.summary"] = _to_half(summary)
                 except ValueError as error:
@@ -368,12 +294,8 @@ class FeatureCache:
         missing = [path.name for path in paths if not path.is_file()]
         if missing:
             raise RecipeError(f"Feature cache {str(folder)!r} is incomplete: {missing[0]} is missing.")
-        self.contents, self.teacher_names, self.format = contents, contents.teacher_names, contents.format
+        self.contents, self.teacher_names = contents, contents.teacher_names
         self._shards = _read_shards(paths)
-        self._features = [
-            {name: {key: shard[f"{name}.{key}"] for key in self.format.entries} for name in self.teacher_names}
-            for shard in self._shards
-        ]
 
     def __len__(self) -> int:
         return sum(len(shard["images"]) for shard in self._shards)
@@ -383,17 +305,12 @@ class FeatureCache:
         return self._read("images", indices)
 
     def outputs(self, indices: Sequence[int]) -> dict[str, tuple[Tensor | None, Tensor]]:
-        """Return each teacher's summary `(n, C)` or None, and its features `(n, C, rows, cols)`, as they were stored.
-
-        Summaries are float16, features float16 or, from int8, float32.
-        """
+        """Return each teacher's summary `(n, C)` or None, and its features `(n, C, rows, cols)`, in float16."""
         outputs = {}
         for name in self.teacher_names:
             has_summary = f"{name}.summary" in self._shards[0]
             summary = self._read(f"{name}.summary", indices) if has_summary else None
-            rows = (divmod(index, IMAGES_PER_SHARD) for index in indices)
-            maps = [self.format.decode(self._features[shard][name], row) for shard, row in rows]
-            outputs[name] = (summary, torch.stack(maps).movedim(-1, 1))
+            outputs[name] = (summary, self._read(f"{name}.features", indices).movedim(-1, 1))
         return outputs
 
     def _read(self, key: str, indices: Sequence[int]) -> Tensor:
@@ -563,8 +480,7 @@ class Forecast:
             seconds = (now - self._first_ended) / num_images * num_left
         return (
             f"Feature cache {str(self.folder)!r}: {self.num_missing:,} of {contents.num_images:,} images are missing, "
-            f"{len(contents.teacher_names)} teachers, {size_words(num_bytes)} in format "
-            f"{contents.settings['views']['cache_format']!r}, about {time_words(seconds)} to go."
+            f"{len(contents.teacher_names)} teachers, {size_words(num_bytes)}, about {time_words(seconds)} to go."
         )
 
 
@@ -574,7 +490,7 @@ def check_space(folder: Path, needed: float) -> None:
     if needed > free:
         raise RecipeError(
             f"The feature cache needs {size_words(needed)} more, but {str(folder)!r} has {size_words(free)} free. Make "
-            "room, or give another `views.cache_dir`, a smaller `views.cache_format` or fewer `data.num_images`."
+            "room, or give another `views.cache_dir` or fewer `data.num_images`."
         )
 
 

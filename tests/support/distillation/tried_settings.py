@@ -133,7 +133,6 @@ CONTEXTS: dict[str, dict[str, Any]] = {
     "data.rgb_channels": ARRAYS,
     "data.rgb_white": ARRAYS,
     "views.cache_dir": CACHED,
-    "views.cache_format": CACHED,
     "views.aspect_steps": {"views.is_square": False},
     "views.parts_at_once": {"partitions.low.accumulation_steps": 2},
     "partitions.low.windows_px": CACHED,
@@ -544,6 +543,8 @@ def install(patch: pytest.MonkeyPatch, world: Path) -> None:
     leave_progress_undrawn(patch)
     share_noise(patch)
     patch.setattr(trainer, "NORMALIZER_IMAGES", 8)
+    patch.setattr("modeling_radio.training.distillation.held_out.MEASUREMENTS_PER_FIGURE", 1)
+    patch.setattr("modeling_radio.training.views.crops.SHIFT_DEVIATION_PATCHES", 3.0)  # so that their limit acts
     # Inductor would run a C++ compiler for minutes; what Dynamo makes of the code is enough.
     patch.setattr(torch._TorchCompileInductorWrapper, "__call__", lambda compiler, graph, inputs: graph.forward)
 

@@ -23,12 +23,8 @@ from modeling_radio.training.data.training_images import build_training_images
 from modeling_radio.training.recipes.recipe import DataRecipe, Recipe, RecipeError, TeacherRecipe, ViewsRecipe
 from modeling_radio.training.targets import feature_cache
 from modeling_radio.training.targets.feature_cache import (
-    FORMATS,
     CacheContents,
-    CacheFormat,
-    EightBits,
     FeatureCache,
-    HalfPrecision,
     TeacherOutputs,
     check_contents,
     clear_up,
@@ -43,12 +39,12 @@ from modeling_radio.training.teachers.outputs import TeacherOutput
 WHOLE = ["cache.json", *(f"shard_{number:05d}.safetensors" for number in range(3))]
 
 
-def cached_recipe(cache_format: str = "float16") -> Recipe:
-    return recipe_with(ViewsRecipe(teachers="cached", cache_format=cache_format))
+def cached_recipe() -> Recipe:
+    return recipe_with(ViewsRecipe(teachers="cached"))
 
 
-def answers_of(teachers=TEACHERS, cache_format: str = "float16") -> TeacherOutputs:
-    return TeacherOutputs(teachers, SIDE // PATCH, CPU, FORMATS[cache_format])
+def answers_of(teachers=TEACHERS) -> TeacherOutputs:
+    return TeacherOutputs(teachers, SIDE // PATCH, CPU)
 
 
 def names_in(folder: Path) -> list[str]:
@@ -68,7 +64,6 @@ class TestContents:
         [
             ({"data": DataRecipe(source="s", image_size_px=SIDE, seed=1)}, "data.seed"),
             ({"teachers": [TeacherRecipe(name="coarse", kind="k", options={"layer": 3})]}, "teachers.coarse.options"),
-            ({"views": ViewsRecipe(teachers="cached", cache_format="int8")}, "views.cache_format"),
             ({"seed": 7, "optimizer": {"learning_rate": 1.0}}, None),  # the student may change
         ],
     )
@@ -202,58 +197,20 @@ def never(images: Tensor) -> NoReturn:
     raise AssertionError("features were computed")
 
 
-def correlated_features(num_images: int = 5, channels: int = 12, rank: int = 3) -> Tensor:
-    """Features of a low rank, in channels of very different sizes, far from zero."""
-    generator = torch.Generator().manual_seed(0)
-    inner = torch.randn(num_images, 4, 5, rank, generator=generator)
-    mixing = torch.randn(rank, channels, generator=generator) * torch.logspace(-1, 1, channels)
-    return inner @ mixing + 7
-
-
-def stored(features: Tensor, feature_format: CacheFormat) -> Tensor:
-    """Return the features that a shard of two batches gives back."""
-    parts = [feature_format.encode(part) for part in features.split(2)]
-    entries = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-    assert set(entries) == set(feature_format.entries)
-    return torch.stack([feature_format.decode(entries, row).float() for row in range(len(features))])
-
-
-class TestFormats:
-    def test_half_precision_rounds_and_nothing_else(self) -> None:
-        features = correlated_features()
-        assert torch.equal(stored(features, HalfPrecision()), features.half().float())
-
-    def test_eight_bits_are_off_by_half_a_step_of_a_channel_of_an_image(self) -> None:
-        features = correlated_features()
-        kept = stored(features, EightBits())
-        extent = features.amax((1, 2), keepdim=True) - features.amin((1, 2), keepdim=True)
-        assert ((kept - features).abs() <= extent / 510 * 1.001).all()
-        assert ((kept - features).abs() > extent / 2000).any()
-        assert torch.equal(stored(features[3:4], EightBits())[0], kept[3])  # alone as among others
-
-    def test_eight_bits_keep_constant_channels_and_values_beyond_float16(self) -> None:
-        features = torch.full((2, 3, 3, 2), 1e6)
-        features[..., 1] = torch.linspace(-1e30, 1e30, 9).view(3, 3)
-        kept = stored(features, EightBits())
-        assert torch.equal(kept[..., 0], features[..., 0])
-        torch.testing.assert_close(kept[..., 1], features[..., 1], rtol=0, atol=2e30 / 510)
-
-    @pytest.mark.parametrize(("name", "factor"), [("float16", 1e6), ("float16", float("nan")), ("int8", float("inf"))])
-    def test_values_that_a_format_cannot_hold_are_refused(self, name: str, factor: float) -> None:
+class TestFormat:
+    @pytest.mark.parametrize("factor", [1e6, float("nan"), float("inf")])
+    def test_values_that_float16_cannot_hold_are_refused(self, factor: float) -> None:
         class Scaled(MeanColor):
             def extract_features(self, pixel_values: Tensor) -> TeacherOutput:
                 return TeacherOutput(None, super().extract_features(pixel_values).features * factor)
 
-        with pytest.raises(
-            RecipeError, match="'huge'.*" + (r"`views\.cache_format=int8`" if factor == 1e6 else "finite")
-        ):
-            answers_of({"huge": Scaled()}, name)(Images().images)
+        with pytest.raises(RecipeError, match="'huge'.*" + ("float16" if factor == 1e6 else "finite")):
+            answers_of({"huge": Scaled()})(Images().images)
 
-    @pytest.mark.parametrize("name", FORMATS)
-    def test_cache_is_read_back_in_any_order(self, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_cache_is_read_back_in_any_order(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(feature_cache, "IMAGES_PER_SHARD", 4)
         monkeypatch.setattr(feature_cache, "IMAGES_PER_FORWARD", 2)
-        cache, indices = open_cache(cached_recipe(name), tmp_path), [5, 0, 3]
+        cache, indices = open_cache(cached_recipe(), tmp_path), [5, 0, 3]
         assert names_in(tmp_path) == WHOLE[:3]
         assert torch.equal(cache.images(indices), Images().images[indices])
         answers = cache.outputs(indices)
@@ -319,7 +276,7 @@ class TestWriting:
 
     def test_full_disk_is_noticed_before_it_is_full(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(feature_cache.shutil, "disk_usage", lambda folder: SimpleNamespace(free=999))
-        with pytest.raises(RecipeError, match=r"needs \d+ kB more.*`views\.cache_format`"):
+        with pytest.raises(RecipeError, match=r"needs \d+ kB more.*`data\.num_images`"):
             open_cache(cached_recipe(), tmp_path)
 
     def test_ranks_write_their_shares_of_the_shards(self, tmp_path: Path, small_shards: None) -> None:
@@ -352,7 +309,7 @@ class TestWriting:
 
         def run() -> None:
             both.wait()
-            write_feature_cache(tmp_path, contents, Images(), Slow(TEACHERS, SIDE // PATCH, CPU, HalfPrecision()))
+            write_feature_cache(tmp_path, contents, Images(), Slow(TEACHERS, SIDE // PATCH, CPU))
 
         threads = [threading.Thread(target=run) for _ in range(2)]
         for thread in threads:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from modeling_radio.training.recipes.recipe import LossRecipe, Recipe, StandardizationRecipe, TeacherRecipe, ViewsRecipe
 from modeling_radio.training.targets.examples import Example
-from modeling_radio.training.targets.feature_cache import HalfPrecision, TeacherOutputs
+from modeling_radio.training.targets.feature_cache import TeacherOutputs
 from modeling_radio.training.targets.online import OnlineTargets
 from modeling_radio.training.targets.statistics import TeacherStatistics
 from modeling_radio.training.teachers.base import Teacher
@@ -238,6 +238,6 @@ def test_teachers_of_one_network_share_one_pass_of_one_crop() -> None:
             are_equal.append(torch.equal(*(shifts_of(each.alignments[0]) for each in (one, three))))
     assert not all(are_equal)  # another network sees a crop of its own
     assert (color.num_passes, gray.num_passes, other.num_passes) == (3, 3, 3)  # gray: of the partition "some"
-    entries = TeacherOutputs(teachers, SIDE // PATCH, CPU, HalfPrecision())(Images().images)
+    entries = TeacherOutputs(teachers, SIDE // PATCH, CPU)(Images().images)
     assert entries["gray.features"].shape == (NUM_IMAGES, SIDE // PATCH, SIDE // PATCH, 1)
     assert color.num_passes == other.num_passes > 3 == gray.num_passes

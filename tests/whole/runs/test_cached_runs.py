@@ -8,7 +8,6 @@ import tiny_distillation as tiny
 from comparisons import assert_close_by_name
 from killing import is_killed
 from safetensors.torch import load_file
-from torch import Tensor
 
 import modeling_radio.training.teachers.registry
 from modeling_radio.core.checked_tensors import save_tensors
@@ -98,31 +97,3 @@ def test_accumulated_parts_equal_the_whole_batch(recipe_file: str, monkeypatch: 
     tiny.distil(recipe_file, "parts", *settings, "partitions.low.accumulation_steps=2")
     whole, parts = (tiny.last_state(output, 4) for output in ("whole", "parts"))
     assert_close_by_name(parts, whole, rtol=1e-4, atol=1e-6)
-
-
-def trained_on(recipe_file: str, cache_format: str, *changes: str) -> dict[str, Tensor]:
-    """The student after a run on a cache of a format."""
-    settings = [setting.replace("DIR", f"cache-{cache_format}") for setting in CACHED]
-    settings.append(f"views.cache_format={cache_format}")
-    output = "-".join([cache_format, *changes])
-    tiny.distil(recipe_file, output, *settings, *changes)
-    return {key: value for key, value in tiny.last_state(output, 4).items() if key.startswith("student/")}
-
-
-def test_run_on_int8_differs_by_what_it_loses(recipe_file: str) -> None:
-    half = trained_on(recipe_file, "float16")
-    moved = distance(half, trained_on(recipe_file, "float16", "optimizer.learning_rate=1e-12"))
-    share = distance(half, trained_on(recipe_file, "int8")) / moved
-    assert 0 < share < 0.05  # of the way that the student went; 0.02 when this was written
-
-
-def distance(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
-    return sum((first[key] - second[key]).square().sum().item() for key in first) ** 0.5
-
-
-def test_run_on_another_format_goes_on_exactly(recipe_file: str) -> None:
-    settings = [*(setting.replace("DIR", "cache") for setting in CACHED), "views.cache_format=int8"]
-    tiny.distil(recipe_file, "whole", *settings)
-    tiny.distil(recipe_file, "halves", *settings, stop_at=2)
-    tiny.distil(recipe_file, "halves", *settings)
-    tiny.assert_same_tensors(tiny.last_state("whole", 4), tiny.last_state("halves", 4))
