@@ -267,7 +267,7 @@ def build_model(
     """Join a student with a sentence encoder, and with a map from its embeddings to the rows of a classifier.
 
     The map is orthogonal to the mean summary: the component that all summaries share separates no classes, and a class
-    closer to it than others would win everywhere (.28 instead of .42 on the demo's held-out objects, docs/log.md).
+    closer to it than others would win everywhere (.28 instead of .42 on the demo's held-out objects, 2026-11-26).
 
     Args:
         radio: The student.

@@ -83,7 +83,8 @@ def fit_pca_basis(features: Tensor, *, foreground: Tensor | None = None, approxi
         features: `(num_images, dim, rows, cols)` with `dim >= 3`.
         foreground: Patches whose features choose the directions, bool `(num_images, rows, cols)`; None takes all. The
             range is that of all patches. Of a student's backbone three directions of all patches say which image a
-            patch is from and where it lies; three of the foreground say more of what is there (docs/log.md).
+            patch is from and where it lies; three of the foreground say more of what is there (mIoU of 15 nearest
+            neighbors .21 instead of .17; one student, 2026-11-25).
         approximate: Use random projections: with thousands of dimensions the exact directions take seconds.
 
     Returns:

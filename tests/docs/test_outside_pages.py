@@ -23,10 +23,10 @@ def hook():
     [
         ("overview.md", "[a](docs/how-to/open.md#b)", "[a](how-to/open.md#b)"),
         ("overview.md", "![a](docs/photograph.jpg)", "![a](photograph.jpg)"),
-        ("how-to/open.md", "[log](../log.md)", "[log](../log.md)"),
+        ("how-to/open.md", "[a](../glossary.md)", "[a](../glossary.md)"),
         ("how-to/open.md", "[`a`](deploy.md)", "[`a`](deploy.md)"),
         ("training.md", "[a [b] c](../docs/how-to/tune.md)", "[a [b] c](how-to/tune.md)"),
-        ("training.md", "[log](../docs/log.md)", "[log](log.md)"),
+        ("training.md", "[a](../docs/glossary.md)", "[a](glossary.md)"),
         ("explanation/studies.md", "![a](../../studies/taps.webp)", "![a](../pictures/studies/taps.webp)"),
         ("overview.md", "[license](LICENSE)", "license"),
         ("overview.md", "[a](https://arxiv.org/abs/1)", "[a](https://arxiv.org/abs/1)"),

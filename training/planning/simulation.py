@@ -29,7 +29,8 @@ NETWORK_SPEED = 50e9
 data sheet of 2023."""
 SECONDS_PER_KB = 1e-4
 """Seconds that a worker takes for each 1,000 bytes of a JPEG to decode it and cut one view. Our choice: we measured
-0.6e-4 to 1.45e-4 for files of 33 to 136 kB with the views of radio_s and c_radio_v4_h (docs/log.md, 2026-12-01)."""
+0.6e-4 to 1.45e-4 for files of 33 to 136 kB with the views of radio_s and c_radio_v4_h, on one thread of an AMD EPYC and
+of a second machine (2026-12-01)."""
 MOST_SECONDS_PER_VIEW = 0.04
 """Limit of these seconds for large files, which drafts decode at a part of their size: measured at 12 megapixels."""
 
