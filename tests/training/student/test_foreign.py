@@ -61,6 +61,10 @@ def test_frozen_statistics_stay_and_norms_still_learn():
     assert network.layer4[0].bn1.weight.grad is not None
 
 
+def low(**fields) -> dict:
+    return {"partitions": [{"name": "low", **fields}]}
+
+
 @pytest.mark.parametrize(
     ("name", "student", "sections", "named"),
     [
@@ -71,15 +75,10 @@ def test_frozen_statistics_stay_and_norms_still_learn():
         ("ResNet", {"passes_at_once": 2}, {}, "student.passes_at_once"),
         ("E-RADIO", {"frozen_stages": 1}, {}, "student.frozen_stages"),
         ("E-RADIO", {"frozen_statistics": True}, {}, "student.frozen_statistics"),
-        ("E-RADIO", {}, {"partitions": [{"name": "low", "sizes_px": [48], "batch_size": 2}]}, "sizes_px"),
-        ("ConvNeXt", LARGE_WINDOWS, {"partitions": [{"name": "low", "sizes_px": [16], "batch_size": 2}]}, "sizes_px"),
-        ("ConvNeXt", {}, {"partitions": [{"name": "low", "sizes_px": [64], "token_budget": 8}]}, "token_budget"),
-        (
-            "ConvNeXt",
-            {},
-            {"partitions": [{"name": "low", "sizes_px": [64], "batch_size": 2, "vitdet_windows": [1]}]},
-            "vitdet_windows",
-        ),
+        ("E-RADIO", {}, low(sizes_px=[48], batch_size=2), "sizes_px"),
+        ("ConvNeXt", LARGE_WINDOWS, low(sizes_px=[16], batch_size=2), "sizes_px"),
+        ("ConvNeXt", {}, low(sizes_px=[64], token_budget=8), "token_budget"),
+        ("ConvNeXt", {}, low(sizes_px=[64], batch_size=2, vitdet_windows=[1]), "vitdet_windows"),
     ],
 )
 def test_what_it_cannot_do_is_refused(name, student, sections, named):

@@ -123,7 +123,7 @@ def test_every_window_of_our_recipes_leaves_another_for_the_average(name: str) -
 def test_mesa_is_refused_where_the_average_would_see_the_students_window(windows: str, sizes: str, least: int) -> None:
     changes = [f"partitions.low.windows_px={windows}", f"partitions.low.sizes_px={sizes}"]
     check_student_views(load_recipe("demo", changes))
-    with pytest.raises(RecipeError, match=rf"^`data\.image_size_px` must be at least {least} .*, got 128"):
+    with pytest.raises(RecipeError, match=rf"^`data\.image_size_px` .*{least}"):
         check_student_views(load_recipe("demo", [*changes, "mesa.weight=0.5"]))
     check_student_views(load_recipe("demo", [*changes, "mesa.weight=0.5", f"data.image_size_px={least}"]))
 

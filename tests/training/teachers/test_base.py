@@ -164,24 +164,23 @@ def test_a_mosaic_slice_equals_the_features_of_the_image_alone(height, width):
     assert mosaic.extract_features(torch.rand(1, 3, 192, 128)).features.shape[2:] == (12, 8)
 
 
+FIXED = {"native_size_px": 56, "default_mode": "fixed"}
+
+
 @pytest.mark.parametrize(
     ("sizes", "options", "expected"),
     [
-        ({"native_size_px": 56, "default_mode": "fixed"}, {}, ("fixed", 56)),
-        ({"native_size_px": 56, "default_mode": "fixed"}, {"run_mode": "native"}, ("native", None)),
+        (FIXED, {}, ("fixed", 56)),
+        (FIXED, {"run_mode": "native"}, ("native", None)),
         ({}, {}, ("native", None)),
         ({}, {"input_size_px": 56}, ("fixed", 56)),
-        ({}, {"input_size_px": 100}, "`input_size_px` .* 14, got 100"),
-        ({}, {"run_mode": "mosaic"}, "`run_mode` .*summary, got 'mosaic'"),
-        ({}, {"run_mode": "native", "upsample": "tiles"}, "`run_mode` must be 'fixed' for `upsample` 'tiles'"),
-        ({}, {"run_mode": "native", "input_size_px": 56}, "`run_mode` .*`input_size_px`"),
-        ({}, {"run_mode": "fixed"}, "`run_mode` 'fixed' needs `input_size_px`"),
-        ({"native_size_px": 56, "runs_at_any_size": False}, {"run_mode": "native"}, "`run_mode` .* 56 px"),
-        (
-            {"native_size_px": 56, "runs_at_any_size": False, "default_mode": "fixed"},
-            {"input_size_px": 70},
-            "`input_size_px` must be 56",
-        ),
+        ({}, {"input_size_px": 100}, "input_size_px"),
+        ({}, {"run_mode": "mosaic"}, "run_mode"),
+        ({}, {"run_mode": "native", "upsample": "tiles"}, "run_mode"),
+        ({}, {"run_mode": "native", "input_size_px": 56}, "run_mode"),
+        ({}, {"run_mode": "fixed"}, "run_mode"),
+        ({"native_size_px": 56, "runs_at_any_size": False}, {"run_mode": "native"}, "run_mode"),
+        ({**FIXED, "runs_at_any_size": False}, {"input_size_px": 70}, "input_size_px"),
     ],
 )
 def test_options_choose_a_mode_and_a_size_or_are_refused(sizes, options, expected):
@@ -192,7 +191,7 @@ def test_options_choose_a_mode_and_a_size_or_are_refused(sizes, options, expecte
         teacher.set_run_mode(RunOptions(**options))
         assert (teacher.run.run_mode, teacher.run.input_size_px) == expected
         return
-    with pytest.raises(ValueError, match=f"Teacher 'echo': {expected}"):
+    with pytest.raises(ValueError, match=f"Teacher 'echo': `{expected}`"):
         teacher.set_run_mode(RunOptions(**options))
 
 

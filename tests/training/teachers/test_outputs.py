@@ -31,15 +31,12 @@ SUMMARY, FEATURES = torch.rand(2, 3), torch.rand(2, 3, 2, 2)
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (
-            (SUMMARY, torch.rand(2, 4, 2, 2)),
-            r"features .*\(batch, 3, rows, columns\), got torch.float32 \(2, 4, 2, 2\)",
-        ),
+        ((SUMMARY, torch.rand(2, 4, 2, 2)), r"features .*\(2, 4, 2, 2\)"),
         ((SUMMARY, FEATURES.flatten(2)), r"features .*\(2, 3, 4\)"),
         ((SUMMARY, FEATURES.long()), "features .*int64"),
         ((SUMMARY, FEATURES + 0j), "features .*complex64"),
         ((SUMMARY, None), "features .*NoneType"),
-        ((None, FEATURES), r"summary .*\(batch, 3\), got NoneType"),
+        ((None, FEATURES), "summary .*NoneType"),
         ((SUMMARY[:, :2], FEATURES), r"summary .*\(2, 2\)"),
         ((SUMMARY > 0, FEATURES), "summary .*bool"),
         (FEATURES, r"pair .*\(2, 3, 2, 2\)"),

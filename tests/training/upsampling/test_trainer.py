@@ -190,7 +190,7 @@ def test_a_loss_or_gradient_that_is_not_finite_ends_the_run_and_moves_no_weight(
     else:
         trainer.upsampler.pattern.register_hook(lambda gradient: gradient / 0)
     before = {name: value.clone() for name, value in trainer.named_parameters()}
-    with pytest.raises(TrainingDivergedError, match=f"{part} of step 0 is not finite"):
+    with pytest.raises(TrainingDivergedError, match=f"{part} of step 0"):
         trainer.train_step()
     assert all(torch.equal(value, before[name]) for name, value in trainer.named_parameters())
 
@@ -341,11 +341,7 @@ def test_wrong_upsamplers_are_refused(train, recipe_file, tmp_path):
     for folder, changes, message in (
         ("nowhere", [], "Teacher 'segmenter': `upsampler`"),
         ("run/upsampler", ["teachers.segmenter.input_size_px=64"], "Teacher 'segmenter': .*`input_size_px` 64"),
-        (
-            "run/upsampler",
-            ["teachers.segmenter.options={feature_dim: 7}"],
-            "Teacher 'segmenter': .*(feature_dim|options)",
-        ),
+        ("run/upsampler", ["teachers.segmenter.options={feature_dim: 7}"], "'segmenter': .*(feature_dim|options)"),
         ("run/upsampler", ["teachers.segmenter.run_mode=native"], "`run_mode`"),
     ):
         sharp = f"teachers.segmenter={{upsample: featsharp, upsampler: {tmp_path / folder}}}"

@@ -170,7 +170,7 @@ def test_partitions_with_a_share_divide_the_ranks_and_their_teachers() -> None:
 
 
 def test_plans_that_cannot_run_are_refused() -> None:
-    with pytest.raises(RecipeError, match=r"low.token_budget` must be at least 256, "):
+    with pytest.raises(RecipeError, match=r"low\.token_budget`"):
         BatchPlan(packed(token_budget=255), 20, patch_size=16)
     with pytest.raises(RecipeError, match=r"`rank_share` .*Use 8 ranks"):
         BatchPlan(partitions_with(low=3, high=1), 20, num_ranks=6, patch_size=16)
@@ -486,11 +486,11 @@ def test_a_step_draws_a_window_that_fits_at_the_stated_share(grids: list, is_rag
         ({"vitdet_windows": [3, 7], "vitdet_ragged": True}, {}, {}, None),
         ({"sizes_px": [64], "vitdet_windows": [3], "vitdet_ragged": True}, {}, {}, None),
         # No block has windows.
-        ({}, {"vitdet_num_global": 4}, {}, "vitdet_windows` .*`student.config.vitdet_num_global` to at most 3"),
-        ({}, {"vitdet_num_windowed": 0}, {}, "vitdet_windows` .*`student.config.vitdet_num_windowed` to at least 1"),
+        ({}, {"vitdet_num_global": 4}, {}, "vitdet_windows` .*`student.config.vitdet_num_global`"),
+        ({}, {"vitdet_num_windowed": 0}, {}, "vitdet_windows` .*`student.config.vitdet_num_windowed`"),
         ({}, {"num_hidden_layers": 1}, {}, "vitdet_windows` .*only block"),
         # A size has no window.
-        ({"vitdet_windows": [4, 8]}, {}, {}, "vitdet_windows` .*for 64 px, 4 tokens a side, is 2 .*`vitdet_ragged"),
+        ({"vitdet_windows": [4, 8]}, {}, {}, "vitdet_windows` .*64 px.*`vitdet_ragged"),
         ({"vitdet_windows": [8], "vitdet_ragged": True}, {}, {}, r"vitdet_windows` .*is 3\."),
         ({"sizes_px": [16]}, {}, {}, "vitdet_windows` .*take out that size"),
         ({"sizes_px": [64], "vitdet_windows": [3], "vitdet_ragged": True}, {}, {"is_square": False}, "vitdet_windows`"),

@@ -4,6 +4,7 @@ import pytest
 import torch
 import transformers
 from packaging.version import Version
+from refusals import refused
 from releases import TRANSFORMERS
 
 from modeling_radio.training.recipes.sections import RunOptions
@@ -197,12 +198,11 @@ def test_sam3_in_all_its_forms_runs_at_one_size_that_can_be_chosen(folders):
         expected = trunk((pixel_values - 0.5) / 0.5).last_hidden_state
         teacher = opened(folders, name, grid_stride=14)
         assert_features(teacher.extract_features(pixel_values), expected)
-        with pytest.raises(ValueError, match="`input_size_px` must be 56"):
-            teacher.set_run_mode(RunOptions(input_size_px=84))
+        refused("input_size_px", lambda teacher=teacher: teacher.set_run_mode(RunOptions(input_size_px=84)))
     larger = opened(folders, "sam3", image_size=84, grid_stride=14)
     assert larger.run.input_size_px == 84
     assert larger.extract_features(torch.rand(1, 3, 84, 84)).features.shape == (1, 32, 6, 6)
-    with pytest.raises(ValueError, match=r"Teacher 'sam3': `image_size` .* 14, got 90\. Use 84"):
+    with pytest.raises(ValueError, match=r"Teacher 'sam3': `image_size` .* 84"):
         opened(folders, "sam3", image_size=90)
 
 
@@ -265,7 +265,7 @@ def test_weights_can_be_random_or_kept_in_bfloat16(folders, tmp_path):
     transformers.SamConfig.from_pretrained(folders / "sam").save_pretrained(tmp_path)
     assert build_teacher("s", kind="sam", source=str(tmp_path), weights="random").feature_dim == 32
     for option in ({"weights_dtype": "int8"}, {"weights": "none"}):
-        with pytest.raises(ValueError, match=f"`{next(iter(option))}` must be one of"):
+        with pytest.raises(ValueError, match=f"`{next(iter(option))}`"):
             opened(folders, "dinov3", **option)
 
 
