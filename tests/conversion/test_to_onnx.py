@@ -72,7 +72,7 @@ TASKS = {
 @pytest.mark.parametrize("opset", [99])
 def test_an_operator_set_that_the_exporter_does_not_know_is_refused(opset, tmp_path):
     model = RadioModel.from_pretrained(save_tiny(tmp_path / "in"))
-    with pytest.raises(ValueError, match=rf"`opset` must be one that PyTorch can export to, got {opset}: it wrote 18"):
+    with pytest.raises(ValueError, match=f"`opset` .*{opset}"):
         export_onnx(model, opset=opset)
 
 

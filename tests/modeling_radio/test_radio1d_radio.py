@@ -155,8 +155,7 @@ def test_intermediate_features_are_maps_of_the_encoder():
     pair, _ = model.forward_intermediates(batch, indices=[1])
     assert torch.equal(pair["backbone"].features, run(model, batch, feature_format="NCHW").features)
     for option in ("norm", "stop_early"):
-        with pytest.raises(ValueError, match=f"`{option}` must be False with `downscale_levels`, got True"):
-            model.forward_intermediates(batch, **{option: True})
+        refused(option, lambda option=option: model.forward_intermediates(batch, **{option: True}))
 
 
 def test_maps_that_progressive_reduction_cuts_are_whole_where_they_are_asked_for():
@@ -192,7 +191,7 @@ def test_groups_of_frames_have_tokens_of_their_own():
     assert out.global_mask.sum(2).flatten().tolist() == counts
     second = run(model, None, pixel_values_videos=clips[1:, :2], num_tokens=4)
     torch.testing.assert_close(out.features[1, 0], second.features[0, 0], rtol=0, atol=2e-6)
-    with pytest.raises(ValueError, match=r"one number for each of the 4 images, got 2\. Of clips each group"):
+    with pytest.raises(ValueError, match="4 images, got 2"):
         run(model, None, pixel_values_videos=clips, num_tokens=[1, 2])
 
 

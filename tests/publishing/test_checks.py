@@ -230,7 +230,7 @@ def test_damaged_features_are_refused_by_name(tmp_path):
     Dataset.from_dict({"id": ["a"], "number": [1.5]}).to_parquet(path)
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=r"train\.parquet' cannot be read"):
+    with pytest.raises(ValueError, match=r"train\.parquet"):
         check_files(published(tmp_path))
     (tmp_path / SUMS).write_bytes(lines_of_sums({path.name: hashlib.sha256(content).hexdigest()}))
     refused(check_files, tmp_path, rf"^train\.parquet .*{SUMS}")

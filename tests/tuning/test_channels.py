@@ -124,7 +124,7 @@ def test_a_run_from_files_to_a_folder(base, fields, tmp_path):
     inputs = processor(array(5), return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(inputs[0], torch.tensor(array(5) / 65535).float())
     assert model(inputs).logits.shape == (1, 2)
-    with pytest.raises(ValueError, match="`pixel_values` must have 5 channels, got 3"):
+    with pytest.raises(ValueError, match=r"`pixel_values` .*got 3"):
         model(inputs[:, :3])
     with pytest.raises(ValueError, match="`checkpoint`"):
         require_rgb(open_model(str(tmp_path / "run" / "final"), "cpu"))

@@ -41,7 +41,7 @@ def test_all_mock_tasks_of_images_run(tiny_model):
     found = scores(encoder, {"image"})
     assert {"MockImageClassification", "MockImageClusteringTask", "MockVisualSTSTask"} & found.keys(), sorted(found)
     assert len(found) >= 8
-    with pytest.raises(ValueError, match="'student' must have a text tower"):
+    with pytest.raises(ValueError, match="'student'"):
         encoder.encode([{"text": ["cat"]}])
 
 

@@ -67,20 +67,20 @@ def test_a_hub_configuration_is_refused_by_name_converted_or_opened(changes, nam
         RadioModel.from_pretrained(file.parent)
     for text in (error, str(opened.value)):
         assert repr(str(file)) in text
-        assert f"{name}` must " in text
+        assert f"{name}` " in text
 
 
 @pytest.mark.parametrize("name", ["cpe_max_size", "mlp_version"])
 def test_what_a_folder_cannot_be_opened_without(name):
     args = {"teachers": TEACHERS, "model": "vit_base_patch16_224", "cpe_max_size": 256, "mlp_version": "v2"}
     check_hub_config({"args": args}, "config.json")
-    with pytest.raises(ValueError, match=rf"'config\.json' .* `args\.{name}` must be given: .*"):
+    with pytest.raises(ValueError, match=rf"'config\.json' .* `args\.{name}`"):
         check_hub_config({"args": {**args, name: None}}, "config.json")
     check_arguments({**args, name: None}, "file")
 
 
 def test_all_faults_are_named_at_once():
-    with pytest.raises(ValueError, match=r"`args\.model` must be .*; `args\.teachers` must be given: a list"):
+    with pytest.raises(ValueError, match=r"`args\.model` .*`args\.teachers`"):
         check_arguments({"model": 5}, "file")
 
 

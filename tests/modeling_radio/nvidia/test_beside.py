@@ -123,7 +123,7 @@ def test_what_is_missing_is_said_in_one_line_before_anything_is_fetched(folder, 
     with pytest.raises(ValueError, match=rf"{ARCHIVE} of {NAME}.*--local-dir {folder}") as caught:
         RadioModel.from_pretrained(folder, adaptor_names=["sam3"])
     assert "\n" not in str(caught.value)
-    with pytest.raises(ValueError, match=r"`adaptor_names` must be one of \['siglip2-g', 'dino_v3_7b', 'sam3'\]"):
+    with pytest.raises(ValueError, match=r"`adaptor_names` .*'siglip2-g'"):
         RadioModel.from_pretrained(NAME, adaptor_names=["siglip2"])
     assert not any(ARCHIVE in path for _, path in hub.requests)
 

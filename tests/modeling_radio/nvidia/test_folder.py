@@ -82,7 +82,7 @@ def test_a_width_that_no_tensor_of_an_adaptor_has_is_refused_before_it_is_built(
     config["adaptor_configs"]["sam3"][head][field] = width
     (folder / "config.json").write_text(json.dumps(config))
     monkeypatch.setattr(RadioModel, "__init__", None)  # transformers would take the memory when it is built
-    with pytest.raises(ValueError, match=rf"`adaptor_configs\.sam3\.{head}\.{field}` must be .*, got {width}\."):
+    with pytest.raises(ValueError, match=rf"`adaptor_configs\.sam3\.{head}\.{field}` .* got {width}"):
         RadioModel.from_pretrained(folder)
 
 
@@ -240,7 +240,7 @@ def test_a_projection_of_no_whole_number_of_frames_is_refused(shape, folder):
     key = "radio_model.model.patch_generator.video_embedder.weight"
     edit_weights(folder, lambda tensors: tensors.update({key: torch.ones(shape)}))
     for opened in (RadioModel.from_pretrained, convert):
-        with pytest.raises(ValueError, match=rf"must have the shape \(32, 768 times the frames .*, got \({shape[0]}, "):
+        with pytest.raises(ValueError, match=rf"got \({shape[0]}, "):
             opened(folder)
 
 
@@ -302,9 +302,9 @@ def test_prefix_tokens_of_another_shape_are_named(shape, folder):
 
 @pytest.mark.parametrize(
     ("size", "message"),
-    [({"depth": 999_999}, "depth` must be 4, the number of .* got 999999"), ({"embed_dim": 999_996}, "embed_dim`, 9")],
+    [({"depth": 999_999}, "depth` .*999999"), ({"embed_dim": 999_996}, "embed_dim`, 9")],
 )
 def test_arguments_of_a_network_without_end_are_refused_at_once(size, message, folder):
     edit_config(folder, model_kwargs={"depth": 4, "embed_dim": 32, "num_heads": 4, **size})
-    with pytest.raises(ValueError, match=rf"do not fit the architecture.*`args\.model_kwargs\.{message}"):
+    with pytest.raises(ValueError, match=rf"`args\.model_kwargs\.{message}"):
         RadioModel.from_pretrained(folder)

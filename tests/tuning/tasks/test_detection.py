@@ -248,15 +248,15 @@ def test_run_lengths_of_any_mask(seed):
 )
 def test_outlines_of_another_size_are_refused(outline):
     height, width = outline["size"]
-    with pytest.raises(ValueError, match=f"image 7 has {height} x {width} pixels but its image 36 x 48"):
+    with pytest.raises(ValueError, match=f"image 7 .*{height} x {width} .*36 x 48"):
         decode_mask(outline, (HEIGHT, WIDTH), "image 7")
 
 
 def test_missing_outlines_are_refused(instances):
     objects = {**OUTLINED, "segmentation": OUTLINED["segmentation"][:1]}
-    with pytest.raises(ValueError, match="image 7 have 2 boxes but 1 outlines"):
+    with pytest.raises(ValueError, match=r"image 7 .*2 boxes but 1 outlines"):
         instances.read({"image": rectangle_image(), "target": objects}, "image 7")
-    with pytest.raises(ValueError, match="training image 0 have no segmentation"):
+    with pytest.raises(ValueError, match=r"training image 0 .*segmentation"):
         build_instances({key: OUTLINED[key] for key in ("bbox", "category")})
 
 

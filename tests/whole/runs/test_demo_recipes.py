@@ -88,11 +88,11 @@ def test_two_steps() -> None:
 
 def test_sessions_without_time_go_on_from_each_other_to_the_same_student() -> None:
     recipe = small_recipe(*EXACT)
-    with pytest.raises(OutOfTime, match=r"^Stopped while computing teacher features; the same command goes on"):
+    with pytest.raises(OutOfTime, match="teacher features"):
         run_recipe(recipe, Path("parts"), deadline=time.monotonic())
     run_recipe(recipe, Path("whole"))
     for step in range(1, NUM_STEPS + 1):
-        with pytest.raises(OutOfTime, match=rf"^Stopped after step {step} of 2, saved in 'parts/checkpoints'"):
+        with pytest.raises(OutOfTime, match=rf"step {step} of 2, .*'parts/checkpoints'"):
             run_recipe(recipe, Path("parts"), deadline=time.monotonic())
     assert run_recipe(recipe, Path("parts"), deadline=time.monotonic()) is not None
     whole, parts = (last_state(name, NUM_STEPS) for name in ("whole", "parts"))

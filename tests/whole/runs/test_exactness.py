@@ -329,11 +329,9 @@ def test_finished_staged_run_exports_its_last_stage_again(staged_file: str, caps
 
 def test_staged_run_with_another_recipe_is_refused_before_anything_runs(staged_file: str) -> None:
     run_recipe(load_recipe(staged_file), Path("run"), stop_at=6)
-    with pytest.raises(
-        RecipeError, match=r"schedule.warmup_steps: 1 -> 0.*belongs|belongs to another recipe \(schedule"
-    ):
+    with pytest.raises(RecipeError, match=r"schedule.warmup_steps: 1 -> 0"):
         run_recipe(load_recipe(staged_file, ["stages.high.schedule.warmup_steps=0"]), Path("run"))
-    with pytest.raises(RecipeError, match="'run' is not empty: give another --output"):
+    with pytest.raises(RecipeError, match=r"'run' .*--output"):
         run_recipe(load_recipe(staged_file), Path("run"), is_restart=True)
 
 

