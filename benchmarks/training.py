@@ -162,13 +162,12 @@ def groups(upsampler: Path) -> dict[str, Group]:
         upsampler: Folder of an upsampler for EfficientNet, see `save_untrained_upsampler`.
     """
     teacher = "teachers.efficientnet-lite0"
-    weighed = "balancing={{method: {}, start_step: 0, period_steps: 1, ramp_steps: 0}}"
+    weighed = "balancing={method: adaptive, start_step: 0, period_steps: 1, ramp_steps: 0}"
     return {
         "plain": Group(
             [],
             {
-                "balancing adaptive": [weighed.format("adaptive")],
-                "balancing teacher_dropping": [weighed.format("teacher_dropping")],
+                "balancing adaptive": [weighed],
                 "contrastive relational": ["contrastive.weight=0.1"],
                 "taps strict": ["taps={scheme: strict, decay_steps: 0}"],
                 "taps soft": ["taps={scheme: soft, decay_steps: 0}"],

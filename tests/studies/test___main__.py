@@ -32,9 +32,9 @@ def test_a_study_runs_from_its_file_to_its_table(study, load, capsys):
     assert main([study, "--output", "out", "--report", "report.md"]) == 0
     path = Path(study).with_suffix(".jsonl")
     found = load(open_study(study)).results
-    assert list(found) == [("plain", 0), ("dropping", 0), ("plain", 1), ("dropping", 1)]
-    plain, dropping = found["plain", 0], found["dropping", 0]
-    assert plain.sums["dense_error/semantic"] != dropping.sums["dense_error/semantic"], "the change has an effect"
+    assert list(found) == [("plain", 0), ("adaptive", 0), ("plain", 1), ("adaptive", 1)]
+    plain, adaptive = found["plain", 0], found["adaptive", 0]
+    assert plain.sums["dense_error/semantic"] != adaptive.sums["dense_error/semantic"], "the change has an effect"
     assert {"distil", "measure"} == set(plain.run["seconds"])
     assert plain.run["machine"]
     assert path.with_suffix(".webp").is_file()

@@ -37,18 +37,18 @@ def test_sums_become_measures(opened, load):
     claim(opened.raw_results, toy_sums(opened))
     for arm, seed, error, more in (
         ("plain", 0, 0.5, {"knn/4 tokens": 0.5}),
-        ("dropping", 0, 0.05, {}),
+        ("adaptive", 0, 0.05, {}),
         ("plain", 1, 0.6, {}),
     ):
         run = toy_result(opened, arm, seed, error)
         add_run(opened.raw_results, replace(run, numbers={**run.numbers, "knn/2 tokens": 0.1, **more}))
     results = replace(load(opened), bootstrap=torch.tensor([[1, 1, 1], [0, 0, 3]], dtype=torch.float64))
     assert results.seeds("plain") == [0, 1]
-    assert results.seeds("plain", "dropping") == [0]
+    assert results.seeds("plain", "adaptive") == [0]
     assert results.value("plain", 0, "dense_error/semantic") == pytest.approx(0.5 * 4.01 / 4)
     # The worst is the one teacher in one run, the other in another.
     assert results.value("plain", 0, "dense_error/worst") == pytest.approx(0.5 * 4.01 / 4)
-    assert results.value("dropping", 0, "dense_error/worst") == pytest.approx(0.1)
+    assert results.value("adaptive", 0, "dense_error/worst") == pytest.approx(0.1)
     assert results.value("plain", 0, "knn_sets") == 0.5
     assert results.resampled("plain", 0, "dense_error/worst").tolist() == pytest.approx([0.5 * 4.01 / 4, 0.505])
     assert results.resampled("plain", 0, "knn_sets") is None

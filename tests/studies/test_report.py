@@ -49,7 +49,7 @@ def test_holm():
     assert holm([]) == []
 
 
-ERRORS = {("plain", 0): 0.5, ("plain", 1): 0.6, ("dropping", 0): 0.4, ("dropping", 1): 0.49}
+ERRORS = {("plain", 0): 0.5, ("plain", 1): 0.6, ("adaptive", 0): 0.4, ("adaptive", 1): 0.49}
 GONE = {("old", 0): 0.7, ("old", 1): 0.81}
 PRIMARY = r"**dense_error/worst** (primary)"
 
@@ -70,11 +70,11 @@ def row(table, name):
 
 def test_table_has_means_and_paired_differences(opened, results_of):
     table = build_table(opened, results_of(opened, ERRORS), [0, 1])
-    assert row(table, "") == ["plain", "dropping (against plain)"]
+    assert row(table, "") == ["plain", "adaptive (against plain)"]
     assert row(table, "seeds") == ["0, 1", "0, 1"]
-    plain, dropping = row(table, PRIMARY)
+    plain, adaptive = row(table, PRIMARY)
     assert plain == "0.5514 +- 0.0501"
-    mean, difference = dropping.split("<br>")
+    mean, difference = adaptive.split("<br>")
     assert mean == "0.4461 +- 0.0451"
     assert re.fullmatch(r"(\*\*)?-0\.1053 \[-0\.\d{4}, [-+]0\.\d{4}\](\*\*)?, p = [\d.e-]+", difference)
     assert row(table, "knn_sets") == ["0.5000 +- 0.0000", "0.5000 +- 0.0000"]  # nothing varies: no interval
@@ -90,7 +90,7 @@ def test_only_seeds_that_both_have_are_compared(opened, results_of):
 
 
 def test_a_single_seed_has_no_interval_and_no_figure(opened, results_of, tmp_path):
-    results = results_of(opened, {("plain", 0): 0.5, ("dropping", 0): 0.4, ("plain", 1): 0.5})
+    results = results_of(opened, {("plain", 0): 0.5, ("adaptive", 0): 0.4, ("plain", 1): 0.5})
     assert row(build_table(opened, results, [0]), PRIMARY) == ["0.5012", "0.4010"]
     assert "**Not finished: 3 of 4 runs.**" in build_report(opened, results)
     draw_figure(opened._replace(study=opened.study.replace(seeds=[1])), results, tmp_path / "study.webp")
@@ -105,20 +105,20 @@ def test_a_report_names_what_was_measured_and_other_seeds(opened, results_of):
         assert part in text
     assert "Not finished" not in text
     assert "Once more" not in text
-    more = {("plain", 5): 0.5, ("plain", 6): 0.5, ("dropping", 5): 0.55, ("dropping", 6): 0.551}
+    more = {("plain", 5): 0.5, ("plain", 6): 0.5, ("adaptive", 5): 0.55, ("adaptive", 6): 0.551}
     first, second = build_report(opened, results_of(opened, more)).split("Once more, with seeds 5, 6:")
     assert (row(first, "seeds"), row(second, "seeds")) == (["0, 1", "0, 1"], ["5, 6", "5, 6"])
     assert "+0.0506" in row(second, PRIMARY)[1]
 
 
 def test_a_run_that_failed_is_named_and_left_out(opened, load):
-    save_toy_results(opened, {run: error for run, error in ERRORS.items() if run != ("dropping", 1)})
-    failed = replace(toy_result(opened, "dropping", 1, 0.0), sums={}, numbers={}, failure="Not finite (step 7).")
+    save_toy_results(opened, {run: error for run, error in ERRORS.items() if run != ("adaptive", 1)})
+    failed = replace(toy_result(opened, "adaptive", 1, 0.0), sums={}, numbers={}, failure="Not finite (step 7).")
     add_run(opened.raw_results, failed)
     results = load(opened)
     assert row(build_table(opened, results, [0, 1]), "seeds") == ["0, 1", "0, 1 failed"]
     text = build_report(opened, results)
-    assert "- dropping, seed 1: Not finite (step 7)." in text
+    assert "- adaptive, seed 1: Not finite (step 7)." in text
     assert "Not finished" not in text
     assert compare(opened, results, "dense_error/worst", [0, 1])[0].difference is None
 
@@ -126,7 +126,7 @@ def test_a_run_that_failed_is_named_and_left_out(opened, load):
 def test_comparisons_that_are_still_to_come_count_for_holm(opened, results_of):
     third = opened.study.arms[1].replace(name="third")
     study = opened.study.replace(arms=[*opened.study.arms, third])
-    more = opened._replace(study=study, recipes={**opened.recipes, "third": opened.recipes["dropping"]})
+    more = opened._replace(study=study, recipes={**opened.recipes, "third": opened.recipes["adaptive"]})
     found, missing = compare(more, results_of(more, ERRORS), "dense_error/worst", [0, 1])
     assert found.adjusted == pytest.approx(min(1, 2 * found.difference.p_value))
     assert (missing.difference, missing.adjusted) == (None, 1)
@@ -136,9 +136,9 @@ def test_arms_whose_options_are_gone_stay_in_tables_and_in_holms_correction(open
     alone = compare(opened, results_of(opened, ERRORS), "dense_error/worst", [0, 1])[0]
     results = results_of(opened, {**ERRORS, **GONE})
     assert row(build_table(opened, results, [0, 1]), "")[-1] == "old (gone, against plain)"
-    dropping, old = compare(opened, results, "dense_error/worst", [0, 1])
+    adaptive, old = compare(opened, results, "dense_error/worst", [0, 1])
     assert old.difference.mean == pytest.approx(0.205 * 4.01 / 4, abs=1e-3)
-    assert dropping.difference == alone.difference
-    adjusted = holm([dropping.difference.p_value, old.difference.p_value])
-    assert [dropping.adjusted, old.adjusted] == pytest.approx(adjusted)
+    assert adaptive.difference == alone.difference
+    adjusted = holm([adaptive.difference.p_value, old.difference.p_value])
+    assert [adaptive.adjusted, old.adjusted] == pytest.approx(adjusted)
     assert "Not finished" not in build_report(opened, results)

@@ -48,34 +48,34 @@ def delete_run(path, arm, seed):
 
 def test_all_arms_of_a_seed_come_before_the_next_seed_and_none_runs_twice(opened, distilled, load):
     runs.run_study(opened, Path("out"), 1)
-    order = [("plain", 0), ("dropping", 0), ("plain", 1), ("dropping", 1)]
+    order = [("plain", 0), ("adaptive", 0), ("plain", 1), ("adaptive", 1)]
     assert distilled == [Path("out") / arm / f"seed-{seed}" for arm, seed in order]
     assert not (distilled[0] / "checkpoints").exists()
     assert list(load(opened).results) == order
-    delete_run(opened.raw_results, "dropping", 1)
+    delete_run(opened.raw_results, "adaptive", 1)
     distilled.clear()
     runs.run_study(opened, Path("elsewhere"), 1)  # raw results are enough
-    assert distilled == [Path("elsewhere/dropping/seed-1")]
+    assert distilled == [Path("elsewhere/adaptive/seed-1")]
     runs.run_study(opened.with_seeds([1, 2]), Path("elsewhere"), 1)
-    assert distilled[1:] == [Path("elsewhere/plain/seed-2"), Path("elsewhere/dropping/seed-2")]
+    assert distilled[1:] == [Path("elsewhere/plain/seed-2"), Path("elsewhere/adaptive/seed-2")]
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": "radio", "source": "runs/demo/final"}, r"^`teachers.semantic.source` of arm 'dropping'"),
+        ({"kind": "radio", "source": "runs/demo/final"}, r"^`teachers.semantic.source` of arm 'adaptive'"),
         (
             {"run_mode": "fixed", "upsample": "featsharp", "upsampler": "runs/sharp"},
-            r"^`teachers.semantic` of arm 'dropping': `upsampler`",
+            r"^`teachers.semantic` of arm 'adaptive': `upsampler`",
         ),
     ],
 )
 def test_folders_that_do_not_exist_are_refused_before_the_first_run(opened, distilled, changes, message):
-    recipe = opened.recipes["dropping"]
+    recipe = opened.recipes["adaptive"]
     semantic, segmenter = recipe.teachers
     wrong = recipe.replace(teachers=[semantic.replace(**changes), segmenter])
     with pytest.raises(RecipeError, match=message):
-        runs.run_study(opened._replace(recipes={**opened.recipes, "dropping": wrong}), Path("out"), 1)
+        runs.run_study(opened._replace(recipes={**opened.recipes, "adaptive": wrong}), Path("out"), 1)
     assert distilled == []
 
 
@@ -83,15 +83,15 @@ def test_a_run_that_diverges_does_not_end_the_study(opened, distilled, load, mon
     whole = runs.run_recipe
 
     def diverge(recipe, folder, device):
-        if recipe.balancing.method == "teacher_dropping" and recipe.seed == 0:
+        if recipe.balancing.method == "adaptive" and recipe.seed == 0:
             raise TrainingDivergedError("Step 7: not finite.")
         return whole(recipe, folder, device)
 
     monkeypatch.setattr(runs, "run_recipe", diverge)
     runs.run_study(opened, Path("out"), 1)
-    failed = load(opened).results["dropping", 0]
+    failed = load(opened).results["adaptive", 0]
     assert (failed.failure, failed.sums, failed.numbers) == ("Step 7: not finite.", {}, {})
-    assert load(opened).results["dropping", 1].failure == ""
+    assert load(opened).results["adaptive", 1].failure == ""
     assert runs.missing_runs(opened) == []
 
 
@@ -142,7 +142,7 @@ def run_both(recipe_file, held_out, monkeypatch, request):
 
     def start(second):
         output = Path(recipe_file).parent / "out"
-        study = open_study(write_study(recipe_file, text.replace("name: dropping", f"name: {second}")))
+        study = open_study(write_study(recipe_file, text.replace("name: adaptive", f"name: {second}")))
         runs.run_study(study, output, 2)
         return output
 

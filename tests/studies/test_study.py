@@ -9,11 +9,11 @@ from modeling_radio.training.recipes.recipe import RecipeError
 
 
 def test_arms_change_the_studys_recipe_and_run_quietly_in_one_thread(opened):
-    plain, dropping = opened.recipe("plain", 3), opened.recipe("dropping", 3)
-    assert plain.seed == dropping.seed == 3
+    plain, adaptive = opened.recipe("plain", 3), opened.recipe("adaptive", 3)
+    assert plain.seed == adaptive.seed == 3
     assert (plain.schedule.num_steps, plain.balancing.method) == (2, "fixed")
-    assert dropping.replace(balancing=plain.balancing) == plain
-    assert dropping.balancing.method == "teacher_dropping"
+    assert adaptive.replace(balancing=plain.balancing) == plain
+    assert adaptive.balancing.method == "adaptive"
     assert opened.raw_results == Path(opened.source).with_suffix(".jsonl")
     assert plain.student.passes_at_once == 1
     assert (plain.logging.trackers, plain.logging.metrics_every_steps) == ([], None)
@@ -38,7 +38,7 @@ def test_comparisons(opened, arms, pairs):
 def test_arms_may_differ_in_balance_and_are_measured_on_other_images_than_they_learn_from(recipe_file):
     pool = "changes: ['data={source: pool/images.parquet, num_images: null}', views.teachers=online, "
     text = STUDY.replace("changes: [", pool, 1).replace("num_images: 8\n", "num_images: 8\nheld_out: demo\n")
-    opened = open_study(write_study(recipe_file, text.replace(DROPPING, '"data.balance={weights: weight}"')))
+    opened = open_study(write_study(recipe_file, text.replace(ADAPTIVE, '"data.balance={weights: weight}"')))
     assert opened.reference.data.source == "demo"
     plain, balanced = (recipe.data for recipe in opened.recipes.values())
     assert (plain.source, plain.balance) == ("pool/images.parquet", None)
@@ -46,7 +46,7 @@ def test_arms_may_differ_in_balance_and_are_measured_on_other_images_than_they_l
     assert balanced.replace(balance=None) == plain
 
 
-DROPPING = "balancing.method=teacher_dropping, balancing.start_step=0, balancing.ramp_steps=0"
+ADAPTIVE = "balancing.method=adaptive, balancing.start_step=0, balancing.ramp_steps=0"
 
 
 @pytest.mark.parametrize(
@@ -55,18 +55,18 @@ DROPPING = "balancing.method=teacher_dropping, balancing.start_step=0, balancing
         ("primary: dense_error/worst", "", "`primary`"),
         ("dense_error/worst", "dense_error/nobody", "`primary`"),
         ("arms:", "arm:", "Did you mean 'arms'?"),
-        ("name: dropping", "name: plain", "`arms (names)`"),
-        ("name: dropping", "name: a/b", "`arms (names)`"),
-        ("name: dropping", "name: dropping, against: plan", "Did you mean 'plain'?"),
+        ("name: adaptive", "name: plain", "`arms (names)`"),
+        ("name: adaptive", "name: a/b", "`arms (names)`"),
+        ("name: adaptive", "name: adaptive, against: plan", "Did you mean 'plain'?"),
         ("seeds: [0, 1]", "seeds: [0, 0]", "`seeds`"),
         ("seeds: [0, 1]", "seeds: []", "`seeds`"),
         ("seeds: [0, 1]", "seeds: [-1]", "`seeds`"),
-        ("balancing.method=", "balancing.mehod=", "`arms.dropping`"),
-        (DROPPING, "data.num_images=3", "`data` of arm 'dropping'"),
-        (DROPPING, '"teachers=[{name: semantic, kind: tiny}]"', "`teachers` of arm 'dropping'"),
-        (DROPPING, "seed=5", "`changes`"),
-        (DROPPING, '"stages=[{name: a}]"', "`stages` of arm 'dropping'"),
-        (DROPPING, '"partitions.low.sizes_px=[4096]"', "`partitions.low.sizes_px`"),
+        ("balancing.method=", "balancing.mehod=", "`arms.adaptive`"),
+        (ADAPTIVE, "data.num_images=3", "`data` of arm 'adaptive'"),
+        (ADAPTIVE, '"teachers=[{name: semantic, kind: tiny}]"', "`teachers` of arm 'adaptive'"),
+        (ADAPTIVE, "seed=5", "`changes`"),
+        (ADAPTIVE, '"stages=[{name: a}]"', "`stages` of arm 'adaptive'"),
+        (ADAPTIVE, '"partitions.low.sizes_px=[4096]"', "`partitions.low.sizes_px`"),
         ("question: Does it matter?", "[", "is not YAML"),
         ("", "- a\n", "must hold a mapping"),
     ],

@@ -155,8 +155,8 @@ class SummaryContrastiveLoss(StepHook, nn.Module):
         summary, target = output.summaries[entry.name], example.targets.get(entry.name)
         if target is None or summary is None:
             return zero_term(output.features[entry.name], "summary")
-        losses = self.losses(entry.name, summary, target)
-        return LossTerm(self._weight * entry.summary_weight, losses.mean(), lambda: losses, "summary")
+        value = self.losses(entry.name, summary, target).mean()
+        return LossTerm(self._weight * entry.summary_weight, value, "summary")
 
     def losses(self, name: str, summary: Tensor, target: Target) -> Tensor:
         """Return the loss of each image of a batch, `(batch,)`.

@@ -1,4 +1,4 @@
-"""Weights of the teachers' losses that change during a run: by how slowly a teacher is learned, or image by image."""
+"""Weights of the teachers' losses that change during a run, by how slowly a teacher is learned."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -31,16 +31,17 @@ task's. Our choice: no source has such numbers."""
 DIFFICULTY_POWER = 0.5
 """Strength with which slowly learned teachers gain weight: GradNorm's alpha. Our choice, within its range."""
 
-DROP_PROBABILITY = 0.5
-"""UNIC's, https://arxiv.org/abs/2408.05088."""
 
+class AdaptiveWeights(StepHook, nn.Module):
+    """A stage's prior times how slowly a teacher is learned: `prior * rate^0.5`, bounded, a mean of 1 in each group.
 
-class TeacherWeights(StepHook, nn.Module):
-    """Weights of the teachers' losses, each for all losses of a teacher in one group (`LossTerm.group`).
+    The rate is the running loss over that at the start, relative to the other teachers', as GradNorm's inverse training
+    rate (https://arxiv.org/abs/1711.02257); no scale of a loss changes it. Between three stages of equal length priors
+    blend along a cosine. A teacher's dense losses have one weight and its summary losses another (`LossTerm.group`).
 
     A weight follows the loss of the teacher's own head alone. Losses of auxiliary heads are multiplied by it too: a
-    teacher that counts less does so at all depths, and a rescaled loss is scaled back at all depths. Weights are
-    without gradient, the same on all ranks, and part of the checkpoint as this module's buffers.
+    teacher that counts less does so at all depths. Weights are without gradient, the same on all ranks, and part of the
+    checkpoint as this module's buffers.
 
     Attributes:
         groups: By group the teachers whose losses in it count: their factor is above 0, and for summaries they have
@@ -48,35 +49,9 @@ class TeacherWeights(StepHook, nn.Module):
         names: `GROUP/TEACHER` for each of them.
 
     Args:
-        recipe: The teachers, their factors and the schedule.
+        recipe: The teachers, their factors and roles, and the schedule.
         has_summary: By teacher whether it has a summary.
         device: Device of the losses.
-    """
-
-    def __init__(self, recipe: Recipe, has_summary: Mapping[str, bool], device: torch.device) -> None:
-        super().__init__()
-        self.recipe, self.device = recipe, device
-        self.start_step, self.period_steps, self.ramp_steps = recipe.balancing_times()
-        groups = {
-            "features": [entry.name for entry in recipe.teachers if entry.feature_weight > 0],
-            "summary": [each.name for each in recipe.teachers if each.summary_weight > 0 and has_summary[each.name]],
-        }
-        self.groups = {group: names for group, names in groups.items() if names}
-        self.names = [f"{group}/{name}" for group, names in self.groups.items() for name in names]
-
-    def ramp(self, step: int) -> float:
-        """Return how far the weights are on their way from 1 to those of the method, in [0, 1]."""
-        if step < self.start_step:
-            return 0.0
-        return min(1.0, (step - self.start_step) / self.ramp_steps) if self.ramp_steps else 1.0
-
-
-class AdaptiveWeights(TeacherWeights):
-    """A stage's prior times how slowly a teacher is learned: `prior * rate^0.5`, bounded, a mean of 1 in each group.
-
-    The rate is the running loss over that at the start, relative to the other teachers', as GradNorm's inverse training
-    rate (https://arxiv.org/abs/1711.02257); no scale of a loss changes it. Between three stages of equal length priors
-    blend along a cosine. A teacher's dense losses have one weight and its summary losses another.
     """
 
     weights: Tensor
@@ -86,7 +61,15 @@ class AdaptiveWeights(TeacherWeights):
     references: Tensor
 
     def __init__(self, recipe: Recipe, has_summary: Mapping[str, bool], device: torch.device) -> None:
-        super().__init__(recipe, has_summary, device)
+        super().__init__()
+        self.recipe = recipe
+        self.start_step, self.period_steps, self.ramp_steps = recipe.balancing_times()
+        groups = {
+            "features": [entry.name for entry in recipe.teachers if entry.feature_weight > 0],
+            "summary": [each.name for each in recipe.teachers if each.summary_weight > 0 and has_summary[each.name]],
+        }
+        self.groups = {group: names for group, names in groups.items() if names}
+        self.names = [f"{group}/{name}" for group, names in self.groups.items() for name in names]
         roles = {entry.name: str(entry.role) for entry in recipe.teachers}
         self._roles = [roles[teacher_of(name)] for name in self.names]
         self.register_buffer("weights", torch.ones(len(self.names), dtype=torch.float64, device=device))
@@ -99,11 +82,13 @@ class AdaptiveWeights(TeacherWeights):
     @torch.no_grad()
     def begin_step(self, step: int, examples: Sequence[tuple[PlannedBatch, Example]]) -> None:
         """Set new targets at the beginning of a period, and move the weights along the ramp."""
-        if step < self.start_step:
+        steps_since = step - self.start_step
+        if steps_since < 0:
             return
-        if (step - self.start_step) % self.period_steps == 0:
+        if steps_since % self.period_steps == 0:
             self._set_targets(step)
-        self.weights.copy_(1 + self.ramp(step) * (self.targets - 1))
+        ramp = min(1.0, steps_since / self.ramp_steps) if self.ramp_steps else 1.0
+        self.weights.copy_(1 + ramp * (self.targets - 1))
 
     def weigh(self, batch: PlannedBatch, terms: Mapping[str, LossTerm]) -> dict[str, Tensor]:
         """Return each loss times its weight."""
@@ -151,96 +136,7 @@ class AdaptiveWeights(TeacherWeights):
         self.targets.copy_(torch.cat([bounded(part) for part in (priors * rates**DIFFICULTY_POWER).split(sizes)]))
 
 
-class TeacherDropping(TeacherWeights):
-    """In each group, each image keeps the teacher with the largest loss and drops each other one half of the time.
-
-    The remaining losses of an image are scaled up so that all images count alike. Draws follow from the seed and the
-    step: nothing is saved, and the period has no meaning. The log has each teacher's mean factor over a step's images.
-
-    References:
-        UNIC, ECCV 2024, https://arxiv.org/abs/2408.05088
-    """
-
-    def __init__(self, recipe: Recipe, has_summary: Mapping[str, bool], device: torch.device) -> None:
-        super().__init__(recipe, has_summary, device)
-        self._step = 0
-        self._means = torch.ones(len(self.names), device=device)
-        # By partition and rows, because passes may run at the same time and end in any order.
-        self._noted: dict[tuple[str, tuple[int, ...]], Tensor] = {}
-
-    def begin_step(self, step: int, examples: Sequence[tuple[PlannedBatch, Example]]) -> None:
-        """Note the step: its position on the ramp decides how much images differ."""
-        self._step = step
-
-    def weigh(self, batch: PlannedBatch, terms: Mapping[str, LossTerm]) -> dict[str, Tensor]:
-        """Return the losses with a factor for each image."""
-        weighted: dict[str, Tensor] = {}
-        ramp = self.ramp(self._step)
-        if ramp == 0 or not batch.teachers:  # the rows of a part without images are those of another part
-            return weighted
-        notes = torch.zeros(2, len(self.names), device=self.device)
-        for group, teachers in self.groups.items():
-            present = [name for name in teachers if name in batch.teachers]
-            own = {name: term for name, term in terms.items() if term.group == group and teacher_of(name) in present}
-            if not own:
-                continue
-            losses = {name: term.by_image() for name, term in own.items()}
-            weights = {name: term.weight for name, term in own.items()}
-            factors = 1 + ramp * (self._draw_factors(batch, group, present, losses, weights) - 1)
-            for name, each in losses.items():
-                weighted[name] = (each * factors[:, present.index(teacher_of(name))].to(each.dtype)).mean()
-            indices = [self.names.index(f"{group}/{name}") for name in present]
-            notes[0, indices] = factors.mean(0) * len(batch)
-            notes[1, indices] = float(len(batch))
-        self._noted[batch.partition, batch.rows] = notes
-        return weighted
-
-    @torch.no_grad()
-    def end_step(self, values: Mapping[str, Tensor], *, is_skipped: bool) -> None:
-        """Set the mean factors of the step over all ranks."""
-        notes = [self._noted[key] for key in sorted(self._noted)]
-        total, count = sum_over_ranks(torch.stack([torch.zeros(2, len(self.names), device=self.device), *notes]).sum(0))
-        self._means = torch.where(count > 0, total / count, 1.0)
-        self._noted = {}
-
-    def scalars(self) -> dict[str, float]:
-        """Return the mean factors of the last step."""
-        return {f"weight/{name}": value for name, value in zip(self.names, self._means.tolist(), strict=True)}
-
-    @torch.no_grad()
-    def _draw_factors(
-        self,
-        batch: PlannedBatch,
-        group: str,
-        present: Sequence[str],
-        losses: Mapping[str, Tensor],
-        weights: Mapping[str, float],
-    ) -> Tensor:
-        """Return the factor of each image's loss, `(images, teachers)` with a mean of 1 in each row; 0 if dropped.
-
-        Args:
-            batch: The images.
-            group: The group of losses.
-            present: Teachers that see the images.
-            losses: By name the loss of each image.
-            weights: By name the recipe's factor.
-        """
-        columns = [
-            torch.stack([weights[key] * losses[key].float() for key in losses if teacher_of(key) == name]).sum(0)
-            for name in present
-        ]
-        total = torch.stack(columns, dim=1)
-        indices = [index for index, entry in enumerate(self.recipe.teachers) if entry.name in present]
-        draws = batch.uniform(f"teacher_dropping/{group}", len(self.recipe.teachers))[:, indices].to(total.device)
-        is_kept = (draws >= DROP_PROBABILITY) | (total == total.max(dim=1, keepdim=True).values)
-        return len(present) * is_kept / is_kept.sum(1, keepdim=True)
-
-
-METHODS: dict[str, type[TeacherWeights]] = {"adaptive": AdaptiveWeights, "teacher_dropping": TeacherDropping}
-"""By `balancing.method`; "fixed" has no weights that change."""
-
-
-def build_weights(recipe: Recipe, teachers: Mapping[str, TeacherShape], device: torch.device) -> TeacherWeights | None:
+def build_weights(recipe: Recipe, teachers: Mapping[str, TeacherShape], device: torch.device) -> AdaptiveWeights | None:
     """Return the weights of the teachers' losses; None if they are fixed.
 
     Args:
@@ -249,8 +145,7 @@ def build_weights(recipe: Recipe, teachers: Mapping[str, TeacherShape], device: 
         device: The student's.
     """
     has_summary = {name: teacher.summary_dim is not None for name, teacher in teachers.items()}
-    method = recipe.balancing.method
-    return None if method == "fixed" else METHODS[method](recipe, has_summary, device)
+    return None if recipe.balancing.method == "fixed" else AdaptiveWeights(recipe, has_summary, device)
 
 
 def prior_at(role: str, progress: float) -> float:

@@ -151,20 +151,15 @@ def _feature_term(
     by_image = torch.cat(
         [compare(*align(alignment, ours, learner.statistics.standardize(name, own))) for ours, own, alignment in groups]
     )
-    return LossTerm(1.0, _of_batch(by_image.mean(), target), lambda: by_image, "features")
+    return LossTerm(1.0, _of_batch(by_image.mean(), target), "features")
 
 
 def _summary_term(learner: Learner, entry: TeacherRecipe, ours: Tensor, theirs: Tensor, target: Target) -> LossTerm:
     compare = summary_loss(learner.recipe.loss.summary)
     if target.images is not None:
         ours = ours.index_select(0, target.images.places)
-    dispersion = learner.statistics.dispersion(entry.name).value
-
-    def by_image() -> Tensor:
-        return torch.stack([compare(*pair, dispersion) for pair in zip(ours.split(1), theirs.split(1), strict=True)])
-
-    value = _of_batch(compare(ours, theirs, dispersion), target)
-    return LossTerm(entry.summary_weight, value, by_image, "summary")
+    loss = compare(ours, theirs, learner.statistics.dispersion(entry.name).value)
+    return LossTerm(entry.summary_weight, _of_batch(loss, target), "summary")
 
 
 def _of_batch(loss: Tensor, target: Target) -> Tensor:

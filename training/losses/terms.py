@@ -1,6 +1,6 @@
 """The losses of a batch by name, before they are weighed and added up."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,7 +14,6 @@ class LossTerm(NamedTuple):
         weight: The recipe's factor.
         value: Scalar, the mean over the images of the batch; 0 if the teacher does not see them. If it sees some, the
             mean over these times a factor: see `OwnImages`.
-        by_image: Returns the loss of each image that the teacher sees, `(images,)`.
         group: "features" or "summary": losses of a teacher in one group get one weight where weights change during the
             run. Dense losses and summaries are apart, or summaries swallow the dense losses (PHI-S, A.8.1). Empty for a
             loss whose weight does not change.
@@ -22,14 +21,12 @@ class LossTerm(NamedTuple):
 
     weight: float
     value: Tensor
-    by_image: Callable[[], Tensor]
     group: str = ""
 
 
 def zero_term(outputs: Sequence[Tensor], group: str = "") -> LossTerm:
     """Return 0 times a head's outputs, so that DDP finds gradients of a head that no loss uses."""
-    value = 0.0 * torch.stack([each.float().mean() for each in outputs]).sum()
-    return LossTerm(1.0, value, lambda: value.new_zeros(sum(map(len, outputs))), group)
+    return LossTerm(1.0, 0.0 * torch.stack([each.float().mean() for each in outputs]).sum(), group)
 
 
 def head_of(name: str) -> str:

@@ -134,7 +134,7 @@ class Recipe(RecipeSection):
         is_valid = all(map(is_import_path, self.hooks)) and len(self.own_hooks()) == len(self.hooks)
         require(is_valid, "hooks", self.hooks, "import paths 'my_package.my_module:MyHook', with different names")
         if self.balancing.method == "adaptive":
-            self._check_roles("`balancing.method: adaptive`", "choose another method")
+            self._check_roles("`balancing.method: adaptive`", "set it to 'fixed'")
         can_cache = not (self.data.streaming and self.views.teachers == "cached")
         rule = "false with `views.teachers: cached`, which needs images by number (or set `views.teachers: online`)"
         require(can_cache, "data.streaming", self.data.streaming, rule)
@@ -223,10 +223,8 @@ class Recipe(RecipeSection):
         own = [entry for entry in self.teachers if partition.teachers is None or entry.name in partition.teachers]
         rule = f"below {len(own)}, the number of the partition's teachers, or null for all"
         require(self.share_of_images(partition) < 1, path, number, rule)
-        is_dropping = self.balancing.method == "teacher_dropping"
         for use, is_used in (
             ("`views.teachers: cached`, which runs all teachers once for each image", self.views.teachers == "cached"),
-            ("`balancing.method: teacher_dropping`, for which all must see an image", is_dropping),
             ("`contrastive.weight` above 0, which compares all images", self.contrastive.weight > 0),
             ("`shard: true` of a teacher, which all ranks must call equally often", any(each.shard for each in own)),
         ):

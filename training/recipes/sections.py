@@ -369,16 +369,17 @@ class BalancingRecipe(RecipeSection):
     Times that are not set follow from `schedule.num_steps`: see `Recipe.balancing_times`.
 
     Attributes:
-        method: A key of `balancing.weighting.METHODS`; "fixed" leaves the factors of the teachers' entries.
+        method: "fixed" leaves the factors of the teachers' entries; "adaptive" multiplies them by weights that follow
+            from a teacher's `role` and from how slowly it is learned.
         period_steps: Steps between two updates of the weights, and steps that the losses are averaged over; None for a
             hundredth of the run.
         start_step: First step at which weights change; a number below 1 is the share of the run before it. None for the
             end of the warm-up (at most a quarter of the run), or for the step at which a frozen trunk begins to learn.
-        ramp_steps: Steps, or a share of the run below 1, over which the weights change from 1 to those of the method;
+        ramp_steps: Steps, or a share of the run below 1, over which the weights change from 1 to their targets;
             None for a tenth of the run.
     """
 
-    method: Literal["fixed", "adaptive", "teacher_dropping"] = "fixed"
+    method: Literal["fixed", "adaptive"] = "fixed"
     period_steps: int | None = Field(None, gt=0)
     start_step: StepsOrNone = None
     ramp_steps: StepsOrNone = None

@@ -21,14 +21,18 @@ from modeling_radio.training.teachers.registry import build_teachers
 STUDY = """
 question: Does it matter?
 recipe: %s
-changes: [schedule.num_steps=2, schedule.warmup_steps=1]
+changes:
+  - schedule.num_steps=2
+  - schedule.warmup_steps=1
+  - teachers.semantic.role=semantic
+  - teachers.segmenter.role=task
 seeds: [0, 1]
 primary: dense_error/worst
 sizes_px: [32, 48]
 num_images: 8
 arms:
   - {name: plain}
-  - {name: dropping, changes: [balancing.method=teacher_dropping, balancing.start_step=0, balancing.ramp_steps=0]}
+  - {name: adaptive, changes: [balancing.method=adaptive, balancing.start_step=0, balancing.ramp_steps=0]}
 """
 
 

@@ -258,8 +258,8 @@ class TestRuns:
         assert taps_of("whole")
 
     def test_accumulated_parts_equal_the_whole_batch(self, recipe_file: str) -> None:
-        dropping = "balancing={method: teacher_dropping, ramp_steps: 0}"
-        settings = (*ON, *SPLIT_SETTINGS, "student.config.drop_path_rate=0", *PACKED, dropping)
+        weighed = "balancing={method: adaptive, ramp_steps: 0}"
+        settings = (*ON, *SPLIT_SETTINGS, "student.config.drop_path_rate=0", *PACKED, weighed)
         distil(recipe_file, "whole", *settings)
         distil(recipe_file, "parts", *settings, "partitions.low.accumulation_steps=2")
         whole, parts = last_state("whole"), last_state("parts")

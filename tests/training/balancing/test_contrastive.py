@@ -180,8 +180,7 @@ class TestRuns:
         assert all(torch.isfinite(tensor).all() for tensor in bank.values())
 
     def test_accumulated_parts_equal_the_whole_batch(self, recipe_file: str) -> None:
-        dropping = "balancing={method: teacher_dropping, ramp_steps: 0}"
-        settings = (*EIGHT, *SPLIT_SETTINGS, *PACKED, dropping, BANK, "contrastive.weight=1", "schedule.num_steps=5")
+        settings = (*EIGHT, *SPLIT_SETTINGS, *PACKED, BANK, "contrastive.weight=1", "schedule.num_steps=5")
         distil(recipe_file, "whole", *settings)
         distil(recipe_file, "parts", *settings, "partitions.low.accumulation_steps=2")
         whole, parts = last_state("whole", 5), last_state("parts", 5)

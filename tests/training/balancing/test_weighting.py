@@ -1,4 +1,4 @@
-"""Weights for losses that a test writes down, and every method in a run of 12 steps."""
+"""Weights for losses that a test writes down, and in a run of 12 steps."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,10 +10,9 @@ from tiny_distillation import PACKED, SPLIT_SETTINGS, assert_same_tensors, disti
 from torch import Tensor
 
 from modeling_radio.training.balancing.weighting import (
-    METHODS,
     PRIORS,
     WEIGHT_BOUNDS,
-    TeacherWeights,
+    AdaptiveWeights,
     bounded,
     build_weights,
     prior_at,
@@ -36,14 +35,14 @@ NAMES = ("features/a", "features/b", "features/c", "summary/a", "summary/b")
 Losses = Callable[[int], Mapping[str, float]]
 
 
-def recipe_of(method: str, num_steps: int = 12, **balancing: int) -> Recipe:
+def recipe_of(num_steps: int = 12, method: str = "adaptive", **balancing: int) -> Recipe:
     teachers = [{"name": name, "kind": "k", "role": role} for name, role in ROLES.items()]
     schedule = {"num_steps": num_steps, "warmup_steps": 2}
     return small_recipe(teachers=teachers, schedule=schedule, balancing={"method": method, **balancing})
 
 
-def weights_of(method: str = "adaptive", num_steps: int = 12, **balancing: int) -> TeacherWeights:
-    return METHODS[method](recipe_of(method, num_steps, **balancing), HAS_SUMMARY, torch.device("cpu"))
+def weights_of(num_steps: int = 12, **balancing: int) -> AdaptiveWeights:
+    return AdaptiveWeights(recipe_of(num_steps, **balancing), HAS_SUMMARY, torch.device("cpu"))
 
 
 def batch_of(step: int, rows: tuple[int, ...] = (0, 1), total: int = 2, teachers: str = "abc") -> PlannedBatch:
@@ -51,7 +50,7 @@ def batch_of(step: int, rows: tuple[int, ...] = (0, 1), total: int = 2, teachers
     return PlannedBatch(0, step, "low", shapes, rows, rows, total, 1.0, tuple(teachers))
 
 
-def drive(weights: TeacherWeights, losses: Losses, steps: range) -> list[dict[str, float]]:
+def drive(weights: AdaptiveWeights, losses: Losses, steps: range) -> list[dict[str, float]]:
     """Show losses over some steps; return the weights of each."""
     rows = []
     for step in steps:
@@ -73,16 +72,15 @@ def values(row: Mapping[str, float]) -> Tensor:
 
 def terms_of(losses: Mapping[str, Tensor]) -> dict[str, LossTerm]:
     return {
-        name: LossTerm(1.0, each.mean(), lambda each=each: each, name.partition("/")[0].removeprefix("tap_"))
-        for name, each in losses.items()
+        name: LossTerm(1.0, each.mean(), name.partition("/")[0].removeprefix("tap_")) for name, each in losses.items()
     }
 
 
 def test_unset_times_follow_the_length_of_the_run() -> None:
-    recipe = recipe_of("adaptive")
+    recipe = recipe_of()
     assert recipe.balancing_times() == (2, 1, 1)
-    assert recipe_of("adaptive", 10_000).balancing_times() == (2, 100, 1000)
-    assert recipe_of("adaptive", start_step=5, period_steps=3, ramp_steps=0).balancing_times() == (5, 3, 0)
+    assert recipe_of(10_000).balancing_times() == (2, 100, 1000)
+    assert recipe_of(start_step=5, period_steps=3, ramp_steps=0).balancing_times() == (5, 3, 0)
     long_warmup = recipe.replace(schedule=recipe.schedule.replace(warmup_steps=500))
     assert long_warmup.balancing_times().start_step == 3
     for frozen_steps, start_step in ((6, 6), (12, 2)):  # a frozen trunk learns nothing
@@ -92,8 +90,8 @@ def test_unset_times_follow_the_length_of_the_run() -> None:
 
 def test_fixed_weights_are_no_hook() -> None:
     shapes = {name: TeacherWidths(None, 4) for name in ROLES}
-    assert build_weights(recipe_of("fixed"), shapes, torch.device("cpu")) is None
-    assert build_weights(recipe_of("adaptive"), shapes, torch.device("cpu")).groups == {"features": ["a", "b", "c"]}
+    assert build_weights(recipe_of(method="fixed"), shapes, torch.device("cpu")) is None
+    assert build_weights(recipe_of(), shapes, torch.device("cpu")).groups == {"features": ["a", "b", "c"]}
 
 
 def test_weights_start_at_1_and_have_a_mean_of_1_in_each_group() -> None:
@@ -147,9 +145,8 @@ def test_parts_count_by_their_images_and_teachers_by_what_they_see() -> None:
     assert weights.means.tolist() == pytest.approx([5.25 if name[-1] in "ac" else 4.0 for name in NAMES])
 
 
-@pytest.mark.parametrize("method", ["adaptive", "teacher_dropping"])
-def test_no_gradient_flows_into_weights(method: str) -> None:
-    weights = weights_of(method, ramp_steps=0)
+def test_no_gradient_flows_into_weights() -> None:
+    weights = weights_of(ramp_steps=0)
     drive(weights, uneven, range(6))
     weights.begin_step(6, ())
     losses = torch.tensor([3.0, 1.0], requires_grad=True)
@@ -204,81 +201,16 @@ def test_priors_go_from_features_to_semantics_to_the_task() -> None:
 
 
 def test_adaptive_alone_needs_roles() -> None:
-    recipe = recipe_of("adaptive")
+    recipe = recipe_of()
     teachers = [entry.replace(role=None if entry.name == "b" else entry.role) for entry in recipe.teachers]
     with pytest.raises(RecipeError, match=r"`teachers\.b\.role`"):
         recipe.replace(teachers=teachers)
-    recipe_of("teacher_dropping").replace(teachers=teachers)
-
-
-NUM_IMAGES = 4000
-
-
-def dropping(step: int) -> TeacherWeights:
-    weights = weights_of("teacher_dropping")
-    weights.begin_step(step, ())
-    return weights
-
-
-def random_losses(num_images: int = NUM_IMAGES) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return {name: torch.rand(num_images, generator=generator) for name in NAMES}
-
-
-def factors_of(losses: dict[str, Tensor], teachers: str = "abc") -> dict[str, Tensor]:
-    """Return each image's factor of each loss: the gradient of the number of images times the loss."""
-    leaves = {name: each.clone().requires_grad_() for name, each in losses.items()}
-    batch = batch_of(9, tuple(range(NUM_IMAGES)), NUM_IMAGES, teachers)
-    terms = terms_of(leaves)
-    weighted = {name: term.value for name, term in terms.items()} | dropping(9).weigh(batch, terms)
-    total = torch.stack(list(weighted.values())).sum()
-    return dict(zip(leaves, torch.autograd.grad(NUM_IMAGES * total, list(leaves.values())), strict=True))
-
-
-def test_the_largest_loss_is_kept_others_half_of_the_time_and_images_count_alike() -> None:
-    losses = random_losses()
-    factors = factors_of(losses)
-    dense = torch.stack([factors[f"features/{name}"] for name in "abc"])
-    largest = torch.stack([losses[f"features/{name}"] for name in "abc"]).argmax(0)
-    assert (dense.gather(0, largest[None]) > 0).all()
-    others = torch.ones_like(dense, dtype=torch.bool).scatter(0, largest[None], False)
-    assert (dense[others] > 0).float().mean() == pytest.approx(0.5, abs=0.02)
-    torch.testing.assert_close(dense.sum(0), torch.full((NUM_IMAGES,), 3.0))
-    torch.testing.assert_close(factors["summary/a"] + factors["summary/b"], torch.full((NUM_IMAGES,), 2.0))
-    # Even a teacher whose loss is always far above the others' is not always kept alone: others have (1 + 3 / 2) / 4.
-    factors = factors_of({**losses, "features/b": torch.full((NUM_IMAGES,), 1e6)})
-    shares = {name: float(factors[f"features/{name}"].mean()) for name in "abc"}
-    assert shares == pytest.approx({"a": 0.625, "b": 1.75, "c": 0.625}, abs=0.05)
-    # A teacher that does not see the images is not kept, although its loss would be the largest.
-    factors = factors_of({**losses, "features/c": torch.full((NUM_IMAGES,), 9.0)}, teachers="ab")
-    torch.testing.assert_close(factors["features/a"] + factors["features/b"], torch.full((NUM_IMAGES,), 2.0))
-
-
-def test_a_part_without_images_leaves_the_noted_factors() -> None:
-    """It stands for the first image, which may be a part of the same rank."""
-    noted = []
-    for with_stand_in in (False, True):
-        weights = dropping(9)
-        weights.weigh(batch_of(9, (0,), 1), terms_of(random_losses(1)))
-        if with_stand_in:
-            weights.weigh(batch_of(9, (0,), 1, ""), terms_of(random_losses(1)))
-        weights.end_step({}, is_skipped=False)
-        noted.append(weights.scalars())
-    assert noted[0] == noted[1]
-    assert max(noted[0].values()) > 1
-
-
-def test_nothing_is_dropped_before_the_start() -> None:
-    losses = random_losses(8)
-    assert dropping(2).weigh(batch_of(2, tuple(range(8)), 8), terms_of(losses)) == {}
-
-
-MOVING = ["adaptive", "teacher_dropping"]
+    recipe_of(method="fixed").replace(teachers=teachers)
 
 
 @pytest.mark.usefixtures("one_thread", "tiny_world")
 class TestRuns:
-    def settings(self, method: str, num_steps: int = 12) -> tuple[str, ...]:
+    def settings(self, num_steps: int = 12) -> tuple[str, ...]:
         return (
             f"schedule={{num_steps: {num_steps}, warmup_steps: 2}}",
             "student.config.drop_path_rate=0",
@@ -286,12 +218,11 @@ class TestRuns:
             "checkpoints.every_steps=12",
             "teachers.semantic.role=semantic",
             "teachers.segmenter.role=task",
-            f"balancing.method={method}",
+            "balancing.method=adaptive",
         )
 
-    @pytest.mark.parametrize("method", MOVING)
-    def test_every_method_acts_in_12_steps_and_resumes_exactly(self, recipe_file: str, method: str) -> None:
-        settings = (*self.settings(method), "logging.every_steps=3")
+    def test_weights_act_in_12_steps_and_resume_exactly(self, recipe_file: str) -> None:
+        settings = (*self.settings(), "logging.every_steps=3")
         distil(recipe_file, "fixed", *settings, "balancing.method=fixed")
         distil(recipe_file, "whole", *settings)
         assert distil(recipe_file, "parts", *settings, stop_at=7) is None
@@ -308,12 +239,11 @@ class TestRuns:
             assert steps == [3, 6, 9, 12]
         moved = [value for name, (_, each) in whole.items() if name.startswith("weight/features") for value in each]
         assert max(abs(value - 1) for value in moved) > 1e-3
-        if method == "adaptive":
-            saved = [SavedTensors(Path(run, "checkpoints/step_00000012"), "balancing") for run in ("whole", "parts")]
-            assert_same_tensors(*({key: each.read(key) for key in each.shapes} for each in saved))
+        saved = [SavedTensors(Path(run, "checkpoints/step_00000012"), "balancing") for run in ("whole", "parts")]
+        assert_same_tensors(*({key: each.read(key) for key in each.shapes} for each in saved))
 
     def test_accumulated_parts_equal_the_whole_batch(self, recipe_file: str) -> None:
-        settings = (*self.settings("adaptive", 6), *SPLIT_SETTINGS, *PACKED)
+        settings = (*self.settings(6), *SPLIT_SETTINGS, *PACKED)
         distil(recipe_file, "whole", *settings)
         distil(recipe_file, "parts", *settings, "partitions.low.accumulation_steps=2")
         whole, parts = last_state("whole", 6), last_state("parts", 6)

@@ -36,7 +36,7 @@ def test_the_list_has_what_the_recipe_asks_for_in_one_order(recipe_file: str) ->
     assert names_of(recipe_file, at_one_size) == ["statistics", "throughput", "bad_steps"]
     changes = [
         "spectral.is_used=true",
-        "balancing.method=teacher_dropping",
+        "balancing.method=adaptive",
         "contrastive.weight=0.1",
         "taps.scheme=soft",
     ]

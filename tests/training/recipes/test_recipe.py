@@ -173,7 +173,6 @@ def test_a_refused_override_is_one_line_that_names_it(override: str, rule: str) 
 @pytest.mark.parametrize(
     "conflict",
     [
-        "balancing.method=teacher_dropping",
         "contrastive.weight=0.1",
         "teachers.nanodet-g.shard=true",
     ],
@@ -195,7 +194,7 @@ def test_settings_that_need_all_teachers_of_an_image_are_refused(conflict: str) 
         (["optimizer.learning_rate"], "section.field=value"),
         (["teachers=[]"], r"`teachers \(names\)`"),
         (["views.teachers=online", "partitions.low.windows_px=[64]"], "`partitions.low.windows_px` .*online"),
-        (["balancing.method=teacher_dropping", "balancing.start_step=12", "schedule.num_steps=12"], "balancing.start"),
+        (["balancing.method=adaptive", "balancing.start_step=12", "schedule.num_steps=12"], "balancing.start"),
     ],
 )
 def test_other_refused_overrides(overrides: list[str], named: str) -> None:

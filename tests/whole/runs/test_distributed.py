@@ -106,7 +106,6 @@ BALANCED = (
     "teachers.segmenter.options.summary_dim=8",  # two teachers in each group
     "contrastive={weight: 0.5, bank_size: 21}",
 )
-DROPPING = (UNEVEN, "balancing={method: teacher_dropping, ramp_steps: 0}", "teachers.segmenter.options.summary_dim=8")
 NORMALIZERS = (UNEVEN, "export={feature_normalizer: true, intermediate_normalizers: shared}")
 BALANCED_STREAM = (  # a step is a pass, in which each rank has six images and three large ones, some several times
     *CONVNEXT.overrides,
@@ -176,7 +175,6 @@ SCENARIOS = {
     "ddp-balanced": Scenario(BALANCED, session=(2, 4)),
     "fsdp-balanced": Scenario(BALANCED, use_fsdp=True, session=(2, 4)),
     "ddp-stream": Scenario(BALANCED_STREAM),
-    "ddp-dropping": Scenario(DROPPING),
     "ddp-contrasts": Scenario((*ONE_TEACHER_EACH, "contrastive={weight: 0.5, bank_size: 13}")),
     "ddp-cached": Scenario(CACHED),
     "ddp-tokens": Scenario(FEWER_TOKENS),
@@ -379,7 +377,7 @@ def test_each_rank_saves_what_it_holds(two_ranks: Path) -> None:
     assert names_in(two_ranks / "ddp-resumed/checkpoints/step_00000004") == parts | taps | whole
 
 
-@pytest.mark.parametrize("name", ["ddp-balanced", "ddp-dropping", "fsdp-balanced"])
+@pytest.mark.parametrize("name", ["ddp-balanced", "fsdp-balanced"])
 def test_ranks_weigh_teachers_alike(two_ranks: Path, name: str) -> None:
     weights = [json.loads((two_ranks / f"{name}-weights-{rank}.json").read_text()) for rank in range(2)]
     assert weights[0] == weights[1]

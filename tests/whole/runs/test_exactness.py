@@ -359,7 +359,7 @@ def test_stages_draw_different_images(staged_file: str) -> None:
 WEIGHED_STAGES = """
 stages:
   - {name: weighed, balancing: {method: adaptive}, contrastive: {weight: 0.1, bank_size: 0}}
-  - {name: dropped, balancing: {method: teacher_dropping}, contrastive: {weight: 0.1}}
+  - {name: later, balancing: {method: adaptive, start_step: 2}, contrastive: {weight: 0.1}}
 """
 
 
@@ -367,18 +367,18 @@ def test_every_stage_weighs_and_contrasts_in_its_own_way(recipe_file: str) -> No
     Path(recipe_file).write_text(tiny.RECIPE + WEIGHED_STAGES)
     short = ["schedule={num_steps: 4, warmup_steps: 1}", "logging.every_steps=1", "checkpoints.every_steps=4"]
     short += ["teachers.semantic.role=semantic", "teachers.segmenter.role=task"]
-    fixed = ["stages.dropped.balancing.method=fixed", "stages.dropped.contrastive.weight=0"]
+    fixed = ["stages.later.balancing.method=fixed", "stages.later.contrastive.weight=0"]
     run_recipe(load_recipe(recipe_file, short), Path("run"))
     run_recipe(load_recipe(recipe_file, [*short, *fixed]), Path("off"))
     weights, losses = {}, {}
-    for stage in ("run/stages/weighed", "run/stages/dropped", "off/stages/dropped"):
+    for stage in ("run/stages/weighed", "run/stages/later", "off/stages/later"):
         series = RunHistory(Path(stage, "history.jsonl"), 4).series()
         losses[stage] = {key.partition("/")[0] for key in series if "contrastive/" in key}
         weights[stage] = [value for key, (_, values) in series.items() if key.startswith("weight/") for value in values]
     assert list(losses.values()) == [{"contrastive"}, {"contrastive"}, set()]
     assert [any(abs(value - 1) > 1e-3 for value in each) for each in weights.values()] == [True, True, False]
     first, second = (
-        [tiny.last_state(f"{run}/stages/{each}", 4) for run in ("run", "off")] for each in ("weighed", "dropped")
+        [tiny.last_state(f"{run}/stages/{each}", 4) for run in ("run", "off")] for each in ("weighed", "later")
     )
     tiny.assert_same_tensors(*first)
     key = "student/radio_model.model.blocks.0.attn.qkv.weight"

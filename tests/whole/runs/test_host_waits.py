@@ -87,12 +87,6 @@ def _has_mask(args: tuple) -> bool:
         pytest.param("online", "muon", ["damp={sigma: 0.1}"], marks=pytest.mark.tour),
         ("online", "lamb", [*tiny.PACKED, "partitions.low.accumulation_steps=2"]),
         ("online", "adamw", ["contrastive={weight: 0.1}", "balancing={method: adaptive}", *ROLES]),
-        pytest.param(
-            "online",
-            "adamw",
-            ["contrastive={weight: 0.1}", "balancing={method: teacher_dropping}"],
-            marks=pytest.mark.tour,
-        ),
     ],
 )
 def test_a_step_waits_once(
