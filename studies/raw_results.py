@@ -28,7 +28,6 @@ from modeling_radio.core.files import one_line_errors, remove_lock
 from modeling_radio.core.seeds import make_generator
 from modeling_radio.core.settings import differences, with_defaults, without_unknown
 from modeling_radio.studies.study import (
-    BY_SOURCE,
     CONSISTENCY,
     DENSE,
     FIXED_PATTERN,
@@ -297,13 +296,8 @@ class StudyResults:
     def _sums(self, measure: str, stored: Mapping[str, Sequence[float]]) -> dict[str, Tensor]:
         """Return the stored sums of a measure, each `(num_sources,)`, by name: of the worst teacher those of all."""
         family, slash, teacher = measure.partition("/")
-        prefix = f"{DENSE if family == BY_SOURCE else family}{slash}"
-        names = [name for name in stored if name.startswith(prefix)] if teacher == WORST else [prefix + teacher]
-        sums = {name: torch.tensor(stored[name], dtype=torch.float64) for name in names}
-        if family != BY_SOURCE:
-            return sums
-        num_images = torch.tensor(self.held_out.weights[CONSISTENCY], dtype=torch.float64)
-        return {name: own / num_images for name, own in sums.items()}
+        names = [name for name in stored if name.startswith(family + slash)] if teacher == WORST else [measure]
+        return {name: torch.tensor(stored[name], dtype=torch.float64) for name in names}
 
 
 def load_results(opened: OpenedStudy) -> StudyResults | None:

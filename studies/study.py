@@ -19,7 +19,7 @@ from modeling_radio.training.recipes.recipe import (
     load_recipe,
     refuse_code_of_others,
 )
-from modeling_radio.training.recipes.sections import DataRecipe, NamedSection
+from modeling_radio.training.recipes.sections import NamedSection
 from modeling_radio.training.student.build import check_student_views
 
 
@@ -38,15 +38,13 @@ DENSE, SUMMARY, WORST = "dense_error", "summary_error", "worst"
 """Errors by teacher, `dense_error/TEACHER`; `worst` is the largest of all teachers."""
 RING, INSIDE = "ring_error", "inside_error"
 """Dense errors of the outermost patches, and of the others; only in studies that one of them decides."""
-BY_SOURCE = "source_error"
-"""Dense errors in which each source picture weighs equally, however many images are made of it."""
 FIXED_PATTERN, SHIFT_ERROR, CONSISTENCY, KNN, MIOU = "fixed_pattern", "shift_error", "consistency", "knn_sets", "miou"
 """Measures of the backbone. docs/explanation/studies.md explains all measures."""
 
 
 def better_direction(measure: str) -> str:
     """Return the direction in which a measure improves, in words."""
-    is_error = measure.partition("/")[0] in (DENSE, BY_SOURCE, RING, INSIDE, SUMMARY, FIXED_PATTERN, SHIFT_ERROR)
+    is_error = measure.partition("/")[0] in (DENSE, RING, INSIDE, SUMMARY, FIXED_PATTERN, SHIFT_ERROR)
     return f"{'lower' if is_error else 'higher'} is better"
 
 
@@ -76,7 +74,6 @@ class Study(RecipeSection):
         primary: The measure that decides; it is chosen before the runs. The others only describe.
         sizes_px: Sizes at which features of an image are compared with those at the largest.
         num_images: Number of held-out images for the measurements.
-        held_out: Source of the held-out images and labels, for example "demo"; None for the recipe's `data.source`.
         arms: The arms; the others are compared with the first one.
     """
 
@@ -87,7 +84,6 @@ class Study(RecipeSection):
     primary: str
     sizes_px: list[Annotated[int, Gt(0)]] = Field([96, 128, 192], min_length=2)
     num_images: int = Field(1024, gt=1)
-    held_out: str | None = None
     arms: list[Arm] = Field(min_length=2)
 
     @model_validator(mode="after")
@@ -121,8 +117,7 @@ class OpenedStudy(NamedTuple):
         source: Name or path that it was opened by.
         name: Name of its file.
         study: Content of its file.
-        reference: The recipe without the changes of any arm; its data, of the source `held_out` if the study names
-            one, and its teachers are measured with.
+        reference: The recipe without the changes of any arm; its data and teachers are measured with.
         recipes: By arm; runs of an arm differ in the seed alone.
         raw_results: The file of raw results.
     """
@@ -202,8 +197,7 @@ def _recipes_of(study: Study) -> tuple[Recipe, dict[str, Recipe]]:
     """Return the recipe without the changes of any arm, and that of each arm."""
     reference = _run_recipe(study.recipe, study.changes)
     teachers = [teacher.name for teacher in reference.teachers]
-    families = (DENSE, BY_SOURCE, RING, INSIDE, SUMMARY)
-    errors = [f"{family}/{teacher}" for family in families for teacher in (*teachers, WORST)]
+    errors = [f"{family}/{teacher}" for family in (DENSE, RING, INSIDE, SUMMARY) for teacher in (*teachers, WORST)]
     measures = [*errors, FIXED_PATTERN, SHIFT_ERROR, CONSISTENCY, KNN, MIOU]
     check_choice("primary", study.primary, measures, error=RecipeError)
     recipes: dict[str, Recipe] = {}
@@ -214,16 +208,11 @@ def _recipes_of(study: Study) -> tuple[Recipe, dict[str, Recipe]]:
             raise RecipeError(f"`arms.{arm.name}`: {error}") from error
         if [teacher.name for teacher in recipe.teachers] != teachers:
             raise RecipeError(f"`teachers` of arm {arm.name!r} must be {teachers}, as all are measured by them.")
-        if recipe.data.replace(balance=None) != reference.data.replace(balance=None):
-            raise RecipeError(
-                f"`data` of arm {arm.name!r} must be that of all, except `balance`: all runs have the same images."
-            )
+        if recipe.data != reference.data:
+            raise RecipeError(f"`data` of arm {arm.name!r} must be that of all: runs are compared on the same images.")
         if recipe.stages:
             raise RecipeError(f"`stages` of arm {arm.name!r} must be empty: a run of a study has one.")
         recipes[arm.name] = recipe
-    if study.held_out is not None:
-        data = DataRecipe(source=study.held_out, num_channels=reference.data.num_channels)
-        reference = reference.replace(data=data)
     return reference, recipes
 
 

@@ -18,7 +18,7 @@ from modeling_radio.studies.raw_results import (
     effective_sources,
     load_results,
 )
-from modeling_radio.studies.study import CONSISTENCY, better_direction
+from modeling_radio.studies.study import CONSISTENCY
 from modeling_radio.training.recipes.recipe import RecipeError
 
 
@@ -62,22 +62,6 @@ def test_sums_become_measures(opened, load):
         "miou",
         "knn/2 tokens",
     ]
-
-
-def test_an_error_by_source_weighs_each_picture_equally(opened, load):
-    """Whatever number of images it is made of: of three pictures one has twice as many."""
-    claim(opened.raw_results, toy_sums(opened))
-    add_run(opened.raw_results, toy_result(opened, "plain", 0, 0.5))
-    results = replace(load(opened), bootstrap=torch.tensor([[1, 1, 1], [0, 3, 0]], dtype=torch.float64))
-    errors, weights = [0.5 / 2, 2 * 0.5 / 4, 0.5 * 1.01 / 2], [1 / 2, 2 / 4, 1 / 2]
-    expected = sum(errors) / sum(weights)
-    for name in ("source_error/semantic", "source_error/worst"):
-        assert results.value("plain", 0, name) == pytest.approx(expected)
-        assert results.resampled("plain", 0, name).tolist() == pytest.approx([expected, 0.5])
-        assert results.num_effective_sources(name) == pytest.approx(3)
-    assert results.num_effective_sources("dense_error/worst") < 2.7
-    assert results.value("plain", 0, "source_error/segmenter") == pytest.approx(0.1)
-    assert better_direction("source_error/worst") == "lower is better"
 
 
 def edit(path, number, change):

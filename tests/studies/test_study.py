@@ -35,17 +35,6 @@ def test_comparisons(opened, arms, pairs):
     assert asked.comparisons(["old"])[-1] == ("old", "a")
 
 
-def test_arms_may_differ_in_balance_and_are_measured_on_other_images_than_they_learn_from(recipe_file):
-    pool = "changes: ['data={source: pool/images.parquet, num_images: null}', views.teachers=online, "
-    text = STUDY.replace("changes: [", pool, 1).replace("num_images: 8\n", "num_images: 8\nheld_out: demo\n")
-    opened = open_study(write_study(recipe_file, text.replace(ADAPTIVE, '"data.balance={weights: weight}"')))
-    assert opened.reference.data.source == "demo"
-    plain, balanced = (recipe.data for recipe in opened.recipes.values())
-    assert (plain.source, plain.balance) == ("pool/images.parquet", None)
-    assert balanced.balance is not None
-    assert balanced.replace(balance=None) == plain
-
-
 ADAPTIVE = "balancing.method=adaptive, balancing.start_step=0, balancing.ramp_steps=0"
 
 

@@ -42,7 +42,7 @@ def site(tmp_path_factory):
         ("reference/models/index.html", ["get_intermediate_features", "choose_window_size"]),
         ("reference/recipes/index.html", ["accumulation_steps"]),
         ("how-to/notebooks/index.html", ["Open and look", "uv run"]),
-        ("explanation/studies/index.html", ["teacher_dropping"]),
+        ("explanation/studies/index.html", ["teacher dropping"]),
     ],
 )
 def test_pages_are_there(site, page, texts):
