@@ -42,7 +42,7 @@ class Clock:
         self.report(f"{name:<16} {took:6.1f} s")
 
 
-VERSIONED = ("torch", "torchvision", "transformers", "timm", "accelerate", "datasets", "scikit-learn", "pytorch-ood")
+VERSIONED = ("torch", "torchvision", "transformers", "timm", "accelerate", "datasets", "scikit-learn")
 
 
 def describe_run(command: str, clock: Clock) -> dict[str, Any]:

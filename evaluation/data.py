@@ -32,14 +32,11 @@ Kind = Literal[
     "captions",
     "pairs",
     "normals",
-    "videos",
-    "landmarks",
     "phrases",
 ]
 """Knowledge about images that a task needs: none ("images" resemble those of the training, "photographs" are large
 enough for several sizes), their class, the class of each pixel, their depth, texts that describe them, points that
-correspond in pairs of them, the normals of the surfaces that they show, masks of frames in their order, images that
-they should find, or phrases with the masks of what they name."""
+correspond in pairs of them, the normals of the surfaces that they show, or phrases with the masks of what they name."""
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -83,14 +80,6 @@ class ImagePair:
     move: Tensor | None = None
 
 
-class Relevance(NamedTuple):
-    """Indices of the gallery that a query should find, by difficulty, and those that are left out."""
-
-    easy: list[int]
-    hard: list[int]
-    junk: list[int]
-
-
 @dataclass(frozen=True)
 class Phrase:
     """Words, and all objects that they name in an image.
@@ -125,7 +114,6 @@ class Examples:
         normals: Unit normals of surfaces, float32 `(3, height, width)` as the image.
         pairs: Pairs of images that show the same points.
         points: 3D points of the pixels before the camera in meters, float32 `(3, height, width)`; 0 if not known.
-        relevance: Images that each query should find.
         phrases: Phrases of the images.
         groups: Source of each image, such as a video or a scene: int64 `(num_images,)`. Intervals resample whole
             groups, and images of one group are not compared with each other. None: each image is a source of its own.
@@ -143,7 +131,6 @@ class Examples:
     normals: ByNumber[Tensor] | None = None
     pairs: Sequence[ImagePair] | None = None
     points: ByNumber[Tensor] | None = None
-    relevance: Sequence[Relevance] | None = None
     phrases: Sequence[Phrase] | None = None
     groups: Tensor | None = None
     own_fingerprint: str | None = None

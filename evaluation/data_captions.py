@@ -9,9 +9,9 @@ from pydantic import TypeAdapter
 
 from modeling_radio.core.settings import hash_of
 from modeling_radio.evaluation.data import Examples
-from modeling_radio.evaluation.data_landmarks import FileImages
 from modeling_radio.evaluation.public_sets import (
     OTHER_SETS,
+    FileImages,
     PublicPart,
     check_count,
     files_state,

@@ -9,8 +9,14 @@ from pathlib import Path, PurePosixPath
 from pydantic import TypeAdapter
 
 from modeling_radio.evaluation.data import Examples, Phrase
-from modeling_radio.evaluation.data_landmarks import FileImages
-from modeling_radio.evaluation.public_sets import OTHER_SETS, PublicPart, check_count, files_state, read_json
+from modeling_radio.evaluation.public_sets import (
+    OTHER_SETS,
+    FileImages,
+    PublicPart,
+    check_count,
+    files_state,
+    read_json,
+)
 
 
 SACO = OTHER_SETS["sa-co"]

@@ -20,10 +20,8 @@ from modeling_radio.core.timing import ProgressBar
 from modeling_radio.evaluation.data import KINDS, EvaluationData, Examples, Kind, Part, check_kind, groups_of
 from modeling_radio.evaluation.data_captions import FILES, open_captions
 from modeling_radio.evaluation.data_concepts import open_saco
-from modeling_radio.evaluation.data_landmarks import GROUND_TRUTH, open_landmarks
 from modeling_radio.evaluation.data_nyu import open_nyu
 from modeling_radio.evaluation.data_pairs import open_navi, open_spair
-from modeling_radio.evaluation.data_videos import open_davis, open_youtube_vos
 from modeling_radio.evaluation.public_sets import OTHER_SETS, MaskSet, PublicPart, public_sets
 from modeling_radio.evaluation.settings import CLASS_LAYOUTS, IMAGENET, NAMED_SETS, DataOptions, is_named_set
 from modeling_radio.metrics.dense import IGNORE_INDEX
@@ -105,10 +103,7 @@ def _open_other(folder: Path, layout: str, size_px: int) -> PublicPart:
         "spair": lambda: open_spair(folder, size_px),
         "navi": lambda: open_navi(folder),
         "nyu": lambda: open_nyu(folder),
-        "davis": lambda: open_davis(folder, size_px),
-        "youtube-vos": lambda: open_youtube_vos(folder, size_px),
         "sa-co": lambda: open_saco(folder),
-        **{name: lambda name=name: open_landmarks(folder, name) for name in GROUND_TRUTH},
         **{name: lambda name=name: open_captions(folder, name) for name in FILES},
     }
     return readers[layout]()

@@ -19,7 +19,14 @@ from modeling_radio.core.settings import hash_of, read_yaml
 from modeling_radio.evaluation.data import Examples, Kind, Part, check_kind
 from modeling_radio.metrics.dense import IGNORE_INDEX
 from modeling_radio.metrics.results import Source
-from modeling_radio.training.data.decoding import EncodedImage, UnusableImageError, decode_rgb, image_size, load_image
+from modeling_radio.training.data.decoding import (
+    EncodedImage,
+    UnusableImageError,
+    decode_rgb,
+    image_size,
+    load_image,
+    to_tensor,
+)
 from modeling_radio.training.data.image_folder import files_fingerprint
 from modeling_radio.training.data.labeled.folders import VALIDATION, Tables, read_names, table_of_pairs
 
@@ -40,10 +47,6 @@ OTHER_SETS = {
     "spair": SetOrigin("SPair-71k", "https://cvlab.postech.ac.kr/research/SPair-71k/", "SPair-71k"),
     "navi": SetOrigin("NAVI", "https://github.com/google/navi", "navi_v1"),
     "nyu": SetOrigin("NYU depth", "https://github.com/mbanani/probe3d/tree/main/data_processing", "nyu"),
-    "davis": SetOrigin("DAVIS 2017", "https://davischallenge.org/davis2017/code.html", "DAVIS"),
-    "youtube-vos": SetOrigin("YouTube-VOS", "https://youtube-vos.org/dataset/vos", "YouTubeVOS"),
-    "roxford": SetOrigin("ROxford", "http://cmp.felk.cvut.cz/revisitop/", "roxford5k"),
-    "rparis": SetOrigin("RParis", "http://cmp.felk.cvut.cz/revisitop/", "rparis6k"),
     "sa-co": SetOrigin("SA-Co/Gold", "https://huggingface.co/datasets/facebook/SACo-Gold", "SACo-Gold"),
     "flickr30k": SetOrigin("Flickr30k", "https://cs.stanford.edu/people/karpathy/deepimagesent/", "flickr30k"),
     "coco": SetOrigin("COCO captions", "https://cs.stanford.edu/people/karpathy/deepimagesent/", "coco"),
@@ -242,6 +245,27 @@ def size_of_image_file(path: Path) -> tuple[int, int]:
         return image_size(EncodedImage(str(path), path))
 
 
+class FileImages:
+    """Images of files.
+
+    Args:
+        paths: The files.
+    """
+
+    def __init__(self, paths: list[Path]) -> None:
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return to_tensor(load_image_file(self.paths[index]))
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Return height and width in pixels."""
+        return size_of_image_file(self.paths[index])
+
+
 def files_state(folder: Path, paths: Sequence[Path]) -> str:
     """Return a hash of names, order, sizes and times of files.
 
@@ -264,7 +288,7 @@ class PublicPart:
         served: The kinds.
         test: The images that are measured.
         address: Where it comes from.
-        train: Images that probes are trained on or queries are compared with.
+        train: Images that probes are trained on.
         class_names: Names of its classes.
     """
 

@@ -29,10 +29,7 @@ TASK_NAMES = (
     "normals_dpt_probe",
     "patch_correspondence",
     "keypoints",
-    "label_propagation",
-    "landmark_retrieval",
     "concept_segmentation",
-    "out_of_distribution",
     "resolution_consistency",
     "mode_switching",
     "window_consistency",
@@ -72,10 +69,6 @@ LAYOUTS = (
     "spair",
     "navi",
     "nyu",
-    "davis",
-    "youtube-vos",
-    "roxford",
-    "rparis",
     "flickr30k",
     "coco",
     "sa-co",
@@ -174,13 +167,11 @@ class TaskSettings(Settings):
             sliding each window is compared alone. Windows are `window_px` and `window_stride`; by default RADSeg's.
         dense_source: Network that maps patches to the space of texts; see `segment`.
         sam3: Folder of SAM3 or its name on the Hub, whose trunk the checkpoint replaces in concept segmentation.
-        predictions: New folder for the masks of label propagation, `VIDEO/FRAME.png`, as benchmarks' servers take them.
         consistency_sizes_px: Sides of the middle squares whose features are compared, the largest with each of the
             others; by default the range of the published models at low resolution, and one step beyond.
         switching_sizes_px: Sides of middle squares for mode switching: kNN and adaptors at each.
         compared_window: Side in tokens of the windows that are compared with global attention; by default the model's
             own, or 16 if it has none.
-        held_out_classes: Share of the classes that the out-of-distribution detectors do not know.
         resamples: Draws for the intervals.
         random_seed: Seed of probes, choices and intervals.
     """
@@ -203,11 +194,9 @@ class TaskSettings(Settings):
     radseg: Annotated[list[str] | None, OneOf(RADSEG_STEPS), Spelling(read_names, "A,B|all|none")] = None
     dense_source: Literal["summary_head", "features"] = "summary_head"
     sam3: str = "facebook/sam3"
-    predictions: Path | None = None
     consistency_sizes_px: list[int] = [128, 192, 256, 384, 512]
     switching_sizes_px: list[int] = [128, 256, 512, 1024]
     compared_window: int | None = Field(None, gt=0)
-    held_out_classes: float = Field(0.5, gt=0, lt=1)
     resamples: int = Field(1000, ge=100)
     random_seed: int = 0
 
@@ -286,12 +275,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "probe_learning_rate": 5e-4,
         "probe_warmup_steps": 5778,
     },
-    # DINO (https://arxiv.org/abs/2104.14294); its other constants are in `label_propagation`.
-    "davis": {"tasks": ["label_propagation"], "layout": "davis", "size": 480},
-    "youtube-vos": {"tasks": ["label_propagation"], "layout": "youtube-vos", "size": 480},
-    # https://arxiv.org/abs/1803.11285; one size, the model's own, and no re-ranking are our choice.
-    "roxford": {"tasks": ["landmark_retrieval"], "layout": "roxford"},
-    "rparis": {"tasks": ["landmark_retrieval"], "layout": "rparis"},
     # Recall at 1, 5 and 10 on the test splits of https://arxiv.org/abs/1412.2306; texts as they are.
     "flickr30k": {"tasks": ["image_text_retrieval"], "layout": "flickr30k"},
     "coco": {"tasks": ["image_text_retrieval"], "layout": "coco"},
@@ -403,4 +386,4 @@ class EvaluationSettings(RecipeOptions, DataOptions, TaskSettings, TileOptions, 
         """Return the settings that decide the numbers, for the results file."""
         decisive = {*TaskSettings.model_fields, *DataOptions.model_fields, "preset", "size", "precision"}
         decisive |= set() if self.tile_size is None else TileOptions.model_fields.keys()
-        return {name: value for name, value in self.to_dict().items() if name in decisive - {"predictions"}}
+        return {name: value for name, value in self.to_dict().items() if name in decisive}

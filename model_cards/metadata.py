@@ -35,7 +35,6 @@ METRICS = {
     "f1": "f1",
     "mIoU": "mean_iou",
     "mean_iou": "mean_iou",
-    "AUROC": "roc_auc",
     "R2": "r_squared",
 }
 """Our metrics by the Hub's identifiers, https://huggingface.co/metrics; others are in the card's tables alone."""

@@ -61,7 +61,7 @@ REMOTE_CODE_PACKAGES = {"torch", "torchvision", "transformers", "huggingface_hub
 REMOTE_CODE_PACKAGES |= set(sys.stdlib_module_names)
 
 # Machines that only train may lack these.
-LAZY_PACKAGES = {"datasets", "evaluate", "faiss", "lance", "peft", "pyarrow", "pytorch_ood", "sklearn"}
+LAZY_PACKAGES = {"datasets", "evaluate", "faiss", "lance", "peft", "pyarrow", "sklearn"}
 LAZY_PACKAGES |= {"fcntl", "resource"}  # not on Windows
 
 

@@ -1,4 +1,4 @@
-"""Tasks on whole images: kNN, logistic regression, retrieval, zero-shot classes, unknown classes."""
+"""Tasks on whole images: kNN, logistic regression, retrieval, zero-shot classes."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from modeling_radio.core.seeds import make_generator
 from modeling_radio.evaluation.data import Examples
 from modeling_radio.evaluation.features import StoredFeatures, Wanted
 from modeling_radio.evaluation.models.pretrained import SentenceEncoder
 from modeling_radio.evaluation.models.teachers import TeacherFeatures
 from modeling_radio.evaluation.tasks.base import Evaluation, require_protocol, summary_or_mean
-from modeling_radio.metrics.bootstrap import bootstrap_interval
 from modeling_radio.metrics.feature_model import FeatureModel, TextModel
 from modeling_radio.metrics.knn import (
     knn_predictions,
@@ -363,81 +361,3 @@ def zero_shot_predictions(image_embeddings: Tensor, label_embeddings: Tensor) ->
     """
     similarity = F.normalize(image_embeddings, dim=1) @ F.normalize(label_embeddings, dim=1).T
     return similarity.argmax(dim=1)
-
-
-def measure_out_of_distribution(evaluation: Evaluation) -> list[Measurement]:
-    """Measure how well the distance from known classes detects images of held-out classes.
-
-    A seeded share of the classes is known. Detectors are fit to images of these classes, and score the test split.
-    Without a train split they are fit to half of the sources with known images, and score the images of all others.
-    """
-    from pytorch_ood.detector import KNN, Mahalanobis
-
-    vectors, labels, train, tested = split_by_class(evaluation)
-    settings, test = evaluation.settings, evaluation.part("labels").test
-    groups = None if test.groups is None else test.groups[tested - (len(labels) - len(test))]  # a train split is first
-    known = labels[train]
-    k = min(settings.neighbors, smallest_class(known))
-    is_unknown = ~torch.isin(labels[tested], known.unique())
-    if not is_unknown.any() or is_unknown.all():
-        raise ValueError("`held_out_classes` must leave known and unknown test images, got only one kind of them.")
-    numbered = torch.unique(known, return_inverse=True)[1]
-    measurements = []
-    for name, detector in {"kNN distance": KNN(None, k=k), "Mahalanobis": Mahalanobis(None)}.items():
-        detector.fit_features(vectors[train], numbered)
-        scores = detector.predict_features(vectors[tested]).cpu()
-        interval = bootstrap_interval(
-            lambda weights, scores=scores: weighted_auroc(scores, is_unknown, weights),
-            len(scores),
-            groups=groups,
-            num_resamples=settings.resamples,
-            seed=settings.random_seed,
-        )
-        value = weighted_auroc(scores, is_unknown, torch.ones(1, len(scores), dtype=torch.float64)).item()
-        measurements.append(evaluation.measurement("out_of_distribution", f"AUROC, {name}", value, "labels", interval))
-    return measurements
-
-
-def split_by_class(evaluation: Evaluation) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return all vectors and labels, and the rows that detectors are fit to and measured on.
-
-    Raises:
-        ValueError: If there is neither a train split nor a second source of known images.
-    """
-    part, settings = evaluation.part("labels"), evaluation.settings
-    vectors, labels = summary_or_mean(evaluation.features("labels")), labels_of(part.test)
-    classes = labels_of(part.gallery).unique()
-    generator = make_generator(settings.random_seed, "known classes")
-    num_held_out = min(max(1, round(settings.held_out_classes * len(classes))), len(classes) - 1)
-    held_out = classes[torch.randperm(len(classes), generator=generator)[:num_held_out]]
-    if part.train is not None:
-        stored, stored_labels = summary_or_mean(evaluation.features("labels", "gallery")), labels_of(part.train)
-        train = (~torch.isin(stored_labels, held_out)).nonzero().flatten()
-        tested = torch.arange(len(labels)) + len(stored_labels)
-        return torch.cat([stored, vectors]), torch.cat([stored_labels, labels]), train, tested
-    known = (~torch.isin(labels, held_out)).nonzero().flatten()
-    groups = torch.arange(len(labels)) if part.test.groups is None else part.test.groups
-    sources = groups[known].unique()
-    if len(sources) < 2:
-        raise ValueError("`data` must have a train split or known images of several sources, got one source.")
-    is_train = torch.isin(groups, sources[torch.randperm(len(sources), generator=generator)[: len(sources) // 2]])
-    return vectors, labels, known[is_train[known]], (~is_train).nonzero().flatten()
-
-
-def weighted_auroc(scores: Tensor, is_positive: Tensor, weights: Tensor) -> Tensor:
-    """Return the area under the ROC curve for several weightings of the same images, `(num_weightings,)`.
-
-    The probability that a positive image has a higher score than a negative one; ties count half.
-
-    Args:
-        scores: `(num_images,)`.
-        is_positive: Whether an image should score high, bool `(num_images,)`.
-        weights: Count of each image, `(num_weightings, num_images)`.
-    """
-    values, inverse = torch.unique(scores, return_inverse=True)
-    shape = (len(weights), len(values))
-    index = inverse.expand(len(weights), -1)
-    positive = torch.zeros(shape, dtype=torch.float64).scatter_add_(1, index, weights.double() * is_positive)
-    negative = torch.zeros(shape, dtype=torch.float64).scatter_add_(1, index, weights.double() * ~is_positive)
-    below = negative.cumsum(1) - negative / 2
-    return (positive * below).sum(1) / (positive.sum(1) * negative.sum(1))

@@ -18,8 +18,6 @@ from modeling_radio.evaluation.tasks import (
     correspondence,
     dense_prediction,
     dpt_probes,
-    label_propagation,
-    landmark_retrieval,
     representation,
 )
 from modeling_radio.evaluation.tasks.base import DENSE, Evaluation
@@ -80,10 +78,7 @@ TASKS: dict[str, Task] = {
     "normals_dpt_probe": Task(dpt_probes.measure_normals_dpt_probe, "normals"),
     "patch_correspondence": Task(dense_prediction.measure_patch_correspondence, "photographs", of_baselines=True),
     "keypoints": Task(correspondence.measure_keypoints, "pairs", of_baselines=True),
-    "label_propagation": Task(label_propagation.measure_label_propagation, "videos", of_baselines=True),
-    "landmark_retrieval": Task(landmark_retrieval.measure_landmark_retrieval, "landmarks", of_baselines=True),
     "concept_segmentation": Task(concept_segmentation.measure_concept_segmentation, "phrases"),
-    "out_of_distribution": Task(classification.measure_out_of_distribution, "labels", of_baselines=True),
     "resolution_consistency": Task(
         dense_prediction.measure_resolution_consistency, "photographs", of_compared=_takes_sizes
     ),

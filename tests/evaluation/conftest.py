@@ -20,7 +20,7 @@ from modeling_radio.conversion.text_tower import canonicalizing
 from modeling_radio.demo.assets import DemoAssets
 from modeling_radio.demo.evaluation_data import DemoData
 from modeling_radio.demo.images import ClassificationSet, SegmentationSet
-from modeling_radio.evaluation import data_nyu, data_pairs, data_videos, public_sets
+from modeling_radio.evaluation import data_nyu, data_pairs, public_sets
 from modeling_radio.evaluation.models.pretrained import RawPixels
 from modeling_radio.evaluation.settings import TaskSettings
 from modeling_radio.evaluation.tasks.base import Evaluation
@@ -184,25 +184,6 @@ def nyu_folder(tmp_path, monkeypatch) -> Path:
     (folder / "test" / "test_SN40.json").write_text(json.dumps([{"img": "2_rgb"}, {"img": "3_rgb"}]))
     for name, value in {"TRAIN_FRAMES": 4, "TEST_FRAMES": 2, "BAD_FRAMES": (3, 1)}.items():
         monkeypatch.setattr(data_nyu, name, value)
-    return folder
-
-
-@pytest.fixture
-def davis_folder(tmp_path, monkeypatch) -> Path:
-    """DAVIS with two videos of four frames, in which two objects stand still; which is all that it has then."""
-    folder, ids = tmp_path / "DAVIS", np.zeros((64, 64), np.uint8)
-    ids[8:32, 8:24], ids[40:56, 32:64] = 1, 2
-    colors = np.array([[20, 20, 20], [200, 20, 20], [20, 20, 200]], np.uint8)
-    for video in ("cow", "dog"):
-        for kind, array, suffix in (("JPEGImages", colors[ids], "jpg"), ("Annotations", ids, "png")):
-            place = folder / kind / "480p" / video
-            place.mkdir(parents=True)
-            for number in range(4):
-                Image.fromarray(array).save(place / f"{number:05d}.{suffix}")
-    (folder / "ImageSets" / "2017").mkdir(parents=True)
-    (folder / "ImageSets" / "2017" / "val.txt").write_text("cow\ndog\n")
-    monkeypatch.setattr(data_videos, "VIDEOS", 2)
-    monkeypatch.setattr(data_videos, "OBJECTS", 4)
     return folder
 
 

@@ -209,12 +209,12 @@ def test_time_and_energy_are_those_of_one_whole_training(checkpoint, others, cos
 
 def test_what_is_no_number_is_neither_published_nor_kept(checkpoint, tmp_path):
     folder = shutil.copytree(checkpoint, tmp_path / "model")
-    values = {"accuracy": math.nan, "mIoU": math.inf, "AUROC, ViM": 0.5}
+    values = {"accuracy": math.nan, "mIoU": math.inf, "f1, macro": 0.5}
     measurements = [Measurement("student", "knn", metric, "stamps", value) for metric, value in values.items()]
     run = {"seconds": {"distil": 1.0}}
     write_card(folder, Results(measurements, run=run))
     card = ModelCard.load(folder / "README.md")
-    assert card.data.metrics == ["roc_auc"]
+    assert card.data.metrics == ["f1"]
     assert [result.metric_value for result in card.data.eval_results] == [0.5]
     assert not re.search(r"\b(nan|inf)\b", str(card), re.IGNORECASE)
     assert Results.load(folder / "results.json").measurements == measurements[2:]

@@ -7,16 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_radio.evaluation.data import Examples, ImagePair, Relevance, Stacked
+from modeling_radio.evaluation.data import Examples, ImagePair, Stacked
 from modeling_radio.evaluation.features import StoredFeatures
-from modeling_radio.evaluation.models.pretrained import RawPixels
-from modeling_radio.evaluation.public_sets import PublicPart
-from modeling_radio.evaluation.settings import TaskSettings
-from modeling_radio.evaluation.tasks.base import Evaluation
 from modeling_radio.evaluation.tasks.correspondence import keypoint_sums, mean_share, point_shares
 from modeling_radio.evaluation.tasks.dpt_probes import depth_loss, depth_scores, normal_loss
-from modeling_radio.evaluation.tasks.label_propagation import propagated, upsampled_labels
-from modeling_radio.evaluation.tasks.landmark_retrieval import measure_landmark_retrieval
 from modeling_radio.metrics.concept_f1 import (
     concept_counts,
     concept_f1,
@@ -24,53 +18,11 @@ from modeling_radio.metrics.concept_f1 import (
     positive_f1,
 )
 from modeling_radio.metrics.dense import normal_scores
-from modeling_radio.metrics.video import boundary_accuracy, region_similarity
 
 
 def uniform(*shape: int, seed: int) -> torch.Tensor:
     """Numbers in [0, 1), float32."""
     return torch.from_numpy(np.random.default_rng(seed).random(shape)).float()
-
-
-def masks(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """A predicted and a true mask of blocks that touch the borders, bool `(96, 144)`."""
-    true, noise = (
-        uniform(12, 18, seed=seed + extra).repeat_interleave(8, 0).repeat_interleave(8, 1) for extra in (0, 9)
-    )
-    return true.roll((seed, 1), (0, 1)) > 0.6 - 0.1 * (noise > 0.7), true > 0.6
-
-
-@pytest.mark.parametrize(
-    ("seed", "expected"),
-    [
-        (0, (0.7770419426048565, 0.934555422113807)),
-        (1, (0.7392520612485277, 0.9318787475995672)),
-        (2, (0.6431682090364725, 0.9183653471361782)),
-        (3, (0.5498533724340176, 0.61651036239435)),
-    ],
-)
-def test_davis(seed, expected):
-    """davisvideochallenge/davis2017-evaluation at ac7c43f: `db_eval_iou` and `db_eval_boundary`."""
-    pair = masks(seed)
-    assert (region_similarity(*pair), boundary_accuracy(*pair)) == pytest.approx(expected, abs=1e-6)
-
-
-def landmarks() -> Evaluation:
-    """Six queries and forty images of noise; the last query has nothing hard to find."""
-    queries, database = ((255 * uniform(count, 3, 16, 16, seed=count)).to(torch.uint8) for count in (6, 40))
-    relevance = []
-    for query in range(6):
-        order = np.random.default_rng(query).permutation(40).tolist()
-        relevance.append(Relevance(order[:4], [] if query == 5 else order[4:9], order[9:17]))
-    test = Examples(Stacked(queries), "queries", relevance=relevance, groups=torch.arange(6))
-    part = PublicPart("noise", ("landmarks",), test, "-", Examples(Stacked(database), "database"))
-    return Evaluation(RawPixels(8, 16), part, TaskSettings())
-
-
-def test_revisited_landmarks():
-    """filipradenovic/revisitop at be39832: `compute_map` with the lists of `example_evaluate.py`, medium and hard."""
-    measured = [each.value for each in measure_landmark_retrieval(landmarks())]
-    assert measured == pytest.approx([0.2704678166940517, 0.12902400876046724], abs=1e-6)
 
 
 def stored(*maps: torch.Tensor) -> StoredFeatures:
@@ -149,26 +101,6 @@ def test_normals_of_probe3d():
     assert normal_loss(predicted.double(), true.double(), is_known).item() == pytest.approx(
         -0.4094644279611207, abs=1e-6
     )
-
-
-def video() -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Features of eleven frames, `(16, 15, 18)`, that resemble each other, and two objects in the first frame."""
-    still = uniform(16, 15, 18, seed=20) - 0.5
-    frames = [still + 0.8 * (uniform(16, 15, 18, seed=21 + number) - 0.5) for number in range(11)]
-    first = torch.zeros(120, 144, dtype=torch.long)
-    first[8:60, 16:80], first[70:110, 60:130] = 1, 2
-    return frames, first
-
-
-def test_label_propagation_of_dino():
-    """facebookresearch/dino at 7c446df: `eval_video_tracking_davis` of `eval_video_segmentation.py`.
-
-    Sums of pixels and of their indices for each object in the last frame.
-    """
-    frames, first = video()
-    ids = upsampled_labels(propagated(frames, {0: first})[-1], 8, first.shape)
-    found = [(int((ids == number).sum()), int((ids == number).nonzero().sum())) for number in (1, 2)]
-    assert found == [(1725, 150810), (1318, 226717)]
 
 
 def phrases() -> list[tuple[list[np.ndarray], list[list[np.ndarray]]]]:

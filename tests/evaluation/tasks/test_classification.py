@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
@@ -28,13 +27,9 @@ from modeling_radio.evaluation.tasks.classification import (
     measure_image_text_retrieval,
     measure_knn,
     measure_logistic_regression,
-    measure_mode_switching,
-    measure_out_of_distribution,
     measure_zero_shot,
     pair_scores,
-    split_by_class,
     text_features,
-    weighted_auroc,
     zero_shot_predictions,
 )
 from modeling_radio.metrics.feature_model import TextModel
@@ -126,7 +121,6 @@ def test_a_model_without_summary_has_only_the_mean_of_its_features(pixels, monke
         (measure_knn, [0, 1] * 3, [0] * 6, "`data` must have .* for kNN"),
         (measure_image_retrieval, range(6), None, "`data` must have .* image_retrieval"),
         (measure_image_retrieval, [0, 1] * 3, [0, 1] * 3, "`data` must have .* image_retrieval"),
-        (split_by_class, [0, 1] * 3, [0] * 6, "`data` must have .* several sources"),
     ],
 )
 def test_too_few_sources_and_classes(pixels, data, measure, labels, groups, message):
@@ -278,60 +272,3 @@ def test_embeddings_by_hand():
     embeddings = 100 + torch.tensor([[1.0, 0.0], [-1.0, 0.0]])  # a shared direction
     apart = centered(embeddings, embeddings.mean(0))
     assert (apart[0] @ apart[1]).item() == pytest.approx(-1.0)
-
-
-def shades(train: bool, groups: torch.Tensor | None = None) -> Fixed:
-    """Noise of four brightnesses, which are the classes."""
-    labels = torch.arange(80) % 4
-    images = (labels * 50)[:, None, None, None] + torch.randint(0, 40, (80, 3, 16, 16))
-    return Fixed(images.to(torch.uint8), train, labels=labels, groups=groups)
-
-
-@pytest.fixture
-def small_thumbnails(monkeypatch):
-    """Raw pixels of 192 channels: for the 3,072 of usual thumbnails, inverting their covariance takes two seconds."""
-    monkeypatch.setattr("modeling_radio.evaluation.models.pretrained.THUMBNAIL_PX", 8)
-
-
-@pytest.mark.usefixtures("small_thumbnails")
-@pytest.mark.parametrize("train", [True, False])
-def test_held_out_classes_are_detected(pixels, train):
-    torch.manual_seed(1)
-    evaluation = pixels(shades(train), neighbors=3)
-    found = measure_out_of_distribution(evaluation)
-    vectors, labels, seen, tested = split_by_class(evaluation)
-    known = labels[seen].unique()
-    assert len(known) == 2
-    assert not set(seen.tolist()) & set(tested.tolist())
-    units = F.normalize(vectors, dim=1)
-    distance = torch.cdist(units[tested], units[seen]).topk(3, largest=False).values[:, -1]
-    expected = roc_auc_score(~torch.isin(labels[tested], known), distance)
-    assert value(found, "AUROC, kNN distance") == pytest.approx(expected, abs=1e-3)
-    assert value(found, "AUROC, Mahalanobis") > 0.8
-
-
-@pytest.mark.usefixtures("small_thumbnails")
-@pytest.mark.parametrize("train", [True, False])
-def test_sources_stay_together(pixels, train, monkeypatch):
-    evaluation = pixels(shades(train, torch.arange(80) // 8), neighbors=3)
-    seen, tested = split_by_class(evaluation)[2:]
-    assert train or not set((seen // 8).tolist()) & set((tested // 8).tolist())
-    drawn = []
-    monkeypatch.setattr(classification, "bootstrap_interval", lambda *args, groups, **options: drawn.append(groups))
-    measure_out_of_distribution(evaluation)
-    assert torch.equal(drawn[0], torch.arange(80) // 8 if train else tested // 8)
-
-
-def test_areas_are_those_of_scikit_learn_with_ties_and_weights():
-    scores, positive = torch.randint(0, 8, (60,)).double(), torch.rand(60) < 0.4
-    weights = torch.randint(0, 3, (5, 60)).double()
-    for found, weight in zip(weighted_auroc(scores, positive, weights), weights, strict=True):
-        assert found.item() == pytest.approx(roc_auc_score(positive, scores, sample_weight=weight), abs=1e-9)
-
-
-def test_queries_change_their_size_alone(pixels, noisy_folders):
-    evaluation = pixels(TableData(str(noisy_folders)), switching_sizes_px=[8, 16], neighbors=5)
-    found = {each.metric: each.value for each in measure_mode_switching(evaluation)}
-    assert found["16 px, gallery alike"] == found["16 px, gallery at 16 px"]
-    assert found["16 px, centered cosine with 16 px"] == pytest.approx(1, abs=1e-5)
-    assert found["8 px, centered cosine with 16 px"] < 0.99

@@ -5,9 +5,9 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from modeling_radio.evaluation.harnesses.mteb_encoder import image_vectors, mteb_encoder
 from modeling_radio.evaluation.models.pretrained import RawPixels
 from modeling_radio.evaluation.models.radio import RadioFeatures, open_radio
+from modeling_radio.evaluation.mteb_encoder import image_vectors, mteb_encoder
 
 
 def test_images_of_any_mode_and_shape_become_the_models_summaries(tiny_model):

@@ -1,7 +1,7 @@
 """Encoder of `mteb` from any model of the evaluations, for images and, with a text tower, texts.
 
     import mteb
-    from modeling_radio.evaluation.harnesses.mteb_encoder import mteb_encoder
+    from modeling_radio.evaluation.mteb_encoder import mteb_encoder
     from modeling_radio.evaluation.models.radio import open_radio
 
     encoder = mteb_encoder(open_radio(Path("runs/mine/final")))
