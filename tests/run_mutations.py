@@ -154,6 +154,7 @@ def run_pytest(tree: Path, arguments: list[str], output: Path) -> None:
     """Run tests of a tree and write what they print to a file."""
     os.setsid()
     os.chdir(tree)
+    multiprocessing.set_start_method(None, force=True)  # loaders of tests start workers as usual
     with output.open("wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
