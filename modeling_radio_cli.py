@@ -28,8 +28,6 @@ COMMANDS = {
     "search": ("extraction.search", "find images in such a data set by an image or a text"),
     "plan": ("training.plan", "estimate time, memory and cost of a run"),
     "demo": ("demo.__main__", "distill a small student from real teachers in some minutes"),
-    "study": ("studies.__main__", "train variants of a recipe with several seeds and compare them"),
-    "upsampler": ("training.upsampler", "train a network that sharpens a teacher's features"),
     "convert": (
         "conversion.convert",
         "convert NVIDIA's checkpoint to a folder; with `--to` to nvidia, timm, network, folded, nemotron",
@@ -49,6 +47,8 @@ MORE_COMMANDS = {
     "compare-release": "conversion.compare_release",
     "completion": "core.completion",
     "export-checkpoint": "training.export_checkpoint",
+    "study": "studies.__main__",
+    "upsampler": "training.upsampler",
 }
 FORMATS = {
     "convert": {

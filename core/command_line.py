@@ -32,6 +32,7 @@ from modeling_radio.core.settings import (
     list_settings,
     literals_of,
     load,
+    ordered_fields,
     read_text,
     section_of,
     spelling_of,
@@ -253,7 +254,7 @@ class Command(Generic[S]):
             allow_abbrev=False,
         )
         texts = field_texts(settings)
-        for name, field in settings.model_fields.items():
+        for name, field in ordered_fields(settings, texts):
             if name in positionals or name == CHANGES or dict in kinds_of(field.annotation):
                 continue
             owners = [each for each in settings.__mro__ if issubclass(each, Settings) and name in each.model_fields]

@@ -83,7 +83,7 @@ class Setting(NamedTuple):
 def list_settings(
     model: type[BaseModel], values: Mapping[str, Any] | None = None, prefix: str = ""
 ) -> Iterator[Setting]:
-    """Yield all settings of a class and its sections, in the order of their declaration.
+    """Yield all settings of a class and its sections, in the order of `ordered_fields`.
 
     Args:
         model: The class.
@@ -91,7 +91,7 @@ def list_settings(
         prefix: Begins each path.
     """
     texts, values = field_texts(model), values if isinstance(values, Mapping) else {}  # they may be unchecked
-    for name, field in model.model_fields.items():
+    for name, field in ordered_fields(model, texts):
         section, entry, value = section_of(field.annotation), entry_of(field.annotation), values.get(name)
         if section is not None:
             yield from list_settings(section, value, f"{prefix}{name}.")
@@ -106,6 +106,21 @@ def list_settings(
                 field = copy(field)
                 field.default, field.default_factory = value, None
             yield Setting(prefix + name, field, texts.get(name, ""))
+
+
+EXPERIMENTAL = "Experimental"
+"""First word of the description of a setting of the page Experimental."""
+
+
+def ordered_fields(model: type[BaseModel], texts: Mapping[str, str]) -> list[tuple[str, FieldInfo]]:
+    """Return the fields of a class in the order of their declaration, those that are experimental last.
+
+    Args:
+        model: The class.
+        texts: Descriptions of its fields.
+    """
+    fields = model.model_fields.items()
+    return sorted(fields, key=lambda named: texts.get(named[0], "").startswith(EXPERIMENTAL))
 
 
 _PYTHON_WORDS = {"None": "null", "True": "true", "False": "false"}

@@ -305,8 +305,9 @@ class EvaluationSettings(RecipeOptions, DataOptions, TaskSettings, TileOptions, 
         table: Table of a paper to measure in place of tasks: all of its sets that are below `data_root`.
         data_root: Folder with the folders of public sets.
         size: Shorter side of the images in pixels; by default that of the checkpoint's processor.
-        truncate_dim: Number of channels of the checkpoint's features, and of each class token of its summary, that are
-            measured, the first ones; by default all. Only a NaViT with matryoshka widths has learned to do with fewer.
+        truncate_dim: Experimental. Number of channels of the checkpoint's features, and of each class token of its
+            summary, that are measured, the first ones; by default all. Only a NaViT with matryoshka widths has learned
+            to do with fewer.
         output: JSON file for the numbers; earlier results in it are replaced.
         baselines: Baselines in the tables of tasks that have any: the pixels themselves, or a network of the same
             architecture with random weights.

@@ -75,12 +75,12 @@ class DataSettings(Settings):
         target_column: Column of the labels, masks, boxes or depth maps; by default the first of the usual names.
         box_format: Format of the boxes of a `datasets` source, in pixels.
         depth_scale: Units of a stored depth value in a meter; by default 1000 for integers and 1 for floats.
-        num_channels: Channels of TIFF, GeoTIFF or .npy files, of 8 or 16 bits or floats in [0, 1], which are read in
-            full; by default the files are pictures, and become RGB of 8 bits.
-        rgb_channels: The channels that are red, green and blue, from 0: they keep the checkpoint's weights, and
-            figures show them; by default the first three.
-        new_channels: Rule for the weights of all other channels in the first layer: the mean of those of red, green
-            and blue, a copy of these in turn, or zero.
+        num_channels: Experimental. Channels of TIFF, GeoTIFF or .npy files, of 8 or 16 bits or floats in [0, 1], which
+            are read in full; by default the files are pictures, and become RGB of 8 bits.
+        rgb_channels: Experimental. The channels that are red, green and blue, from 0: they keep the checkpoint's
+            weights, and figures show them; by default the first three.
+        new_channels: Experimental. Rule for the weights of all other channels in the first layer: the mean of those of
+            red, green and blue, a copy of these in turn, or zero.
         validation_share: Share of the images to hold out if the source has no split of its own: of each class of labels
             or boxes, at least one image.
         crop_area_min: Smallest share of the image that a random crop keeps; 1 crops nothing.

@@ -74,9 +74,9 @@ class Recipe(RecipeSection):
         partitions: Resolutions and batch sizes.
         standardization: Standardization of the dense targets.
         loss: Kinds of losses.
-        contrastive: A loss between images.
-        balancing: Weights of teachers that change during the run.
-        taps: Losses on inner blocks.
+        contrastive: Experimental. A loss between images.
+        balancing: Experimental. Weights of teachers that change during the run.
+        taps: Experimental. Losses on inner blocks.
         hooks: Import paths of classes that act on each step, "my_package.my_module:MyHook", as `StepHook` of
             `modeling_radio.training.hooks.base` does; each is called with recipe and student.
         optimizer: The optimizer.

@@ -186,10 +186,11 @@ class DataRecipe(ImageSource):
         seed: Seed of generated images. It is separate from `Recipe.seed`, so that several students can share a cache.
         num_workers: Processes that decode images, per rank.
         filters: Images that are left out.
-        num_channels: Channels of the student's images, which are TIFF, GeoTIFF or `.npy` files of 8 or 16 bits in
-            folders; None for pictures, in RGB.
-        rgb_channels: Those of the `num_channels` that the teachers see as red, green and blue.
-        rgb_white: Value in [0, 1] that the teachers see as white: many sensors use a small part of 16 bits.
+        num_channels: Experimental. Channels of the student's images, which are TIFF, GeoTIFF or `.npy` files of 8 or 16
+            bits in folders; None for pictures, in RGB.
+        rgb_channels: Experimental. Those of the `num_channels` that the teachers see as red, green and blue.
+        rgb_white: Experimental. Value in [0, 1] that the teachers see as white: many sensors use a small part of 16
+            bits.
     """
 
     mixed_in: list[SourceRecipe] = []
@@ -304,9 +305,9 @@ class PartitionRecipe(NamedSection):
             any number of images. For equal weight of all images, set it to the partition's images per step divided by
             those of the largest partition.
         teachers: Names of the teachers that see this partition; None for all.
-        teachers_per_image: Number of these teachers that see each image, as 1 in the first stage of PHI-S (table 10),
-            which saves passes of teachers. Each step deals its images to them evenly, and a teacher's loss is the mean
-            over its own images. Only with online teachers; None shows each image to all.
+        teachers_per_image: Experimental. Number of these teachers that see each image, as 1 in the first stage of PHI-S
+            (table 10), which saves passes of teachers. Each step deals its images to them evenly, and a teacher's loss
+            is the mean over its own images. Only with online teachers; None shows each image to all.
         crop_scale: As `views.crop_scale`, for this partition with online teachers; None for that of `views`.
         windows_px: With cached teachers, sides of the window that is resized to the student's resolution,
             each step drawing one; None for the resolution itself, without resizing.
@@ -369,14 +370,15 @@ class BalancingRecipe(RecipeSection):
     Times that are not set follow from `schedule.num_steps`: see `Recipe.balancing_times`.
 
     Attributes:
-        method: "fixed" leaves the factors of the teachers' entries; "adaptive" multiplies them by weights that follow
-            from a teacher's `role` and from how slowly it is learned.
-        period_steps: Steps between two updates of the weights, and steps that the losses are averaged over; None for a
-            hundredth of the run.
-        start_step: First step at which weights change; a number below 1 is the share of the run before it. None for the
-            end of the warm-up (at most a quarter of the run), or for the step at which a frozen trunk begins to learn.
-        ramp_steps: Steps, or a share of the run below 1, over which the weights change from 1 to their targets;
-            None for a tenth of the run.
+        method: Experimental. "fixed" leaves the factors of the teachers' entries; "adaptive" multiplies them by weights
+            that follow from a teacher's `role` and from how slowly it is learned.
+        period_steps: Experimental. Steps between two updates of the weights, and steps that the losses are averaged
+            over; None for a hundredth of the run.
+        start_step: Experimental. First step at which weights change; a number below 1 is the share of the run before
+            it. None for the end of the warm-up (at most a quarter of the run), or for the step at which a frozen trunk
+            begins to learn.
+        ramp_steps: Experimental. Steps, or a share of the run below 1, over which the weights change from 1 to their
+            targets; None for a tenth of the run.
     """
 
     method: Literal["fixed", "adaptive"] = "fixed"
@@ -406,9 +408,10 @@ class ContrastiveRecipe(RecipeSection):
     All parts of a step are in memory at once, because each image is compared with the images of all parts.
 
     Attributes:
-        weight: Factor of the loss, besides a teacher's `summary_weight`; 0 for none. Start with 0.1; in the study
-            `weightings` it made dense features and masks worse.
-        bank_size: Number of summaries of earlier steps, for each teacher, that an image is also compared with.
+        weight: Experimental. Factor of the loss, besides a teacher's `summary_weight`; 0 for none. Start with 0.1; in
+            the study `weightings` it made dense features and masks worse.
+        bank_size: Experimental. Number of summaries of earlier steps, for each teacher, that an image is also compared
+            with.
     """
 
     weight: float = Field(0.0, ge=0)
@@ -455,18 +458,18 @@ class TapsRecipe(RecipeSection):
     (https://arxiv.org/abs/2410.14633); C-RADIOv4 has none. Which block learns from which teacher is our choice.
 
     Attributes:
-        scheme: Weights of the teachers at each tap, by their `role`: "strict" (basic at the low tap, semantic at the
-            middle one, task at the upper one) or "soft" (mostly so). None for no taps, or "soft" if a `weight` is
-            given.
-        weight: Factor of these losses, besides a teacher's `feature_weight` and `summary_weight`; 0 for no taps, None
-            for 0.25 if a `scheme` is given.
-        decay_steps: Steps, or a share of the run below 1, at its end, over which the factor falls to 0 along a cosine;
-            None for three tenths.
-        targets: Targets of a tap: the teacher's "last" features, or its features at the "matching" depth of its own
-            blocks, standardized by themselves. "matching" needs online teachers whose class knows its blocks. Summaries
-            are always the teacher's last.
-        depths: Positions of the three taps, as shares of the trunk's blocks. With ViTDet windows a tap moves to the
-            nearest block of global attention (the later of two as near) for the whole run.
+        scheme: Experimental. Weights of the teachers at each tap, by their `role`: "strict" (basic at the low tap,
+            semantic at the middle one, task at the upper one) or "soft" (mostly so). None for no taps, or "soft" if a
+            `weight` is given.
+        weight: Experimental. Factor of these losses, besides a teacher's `feature_weight` and `summary_weight`; 0 for
+            no taps, None for 0.25 if a `scheme` is given.
+        decay_steps: Experimental. Steps, or a share of the run below 1, at its end, over which the factor falls to 0
+            along a cosine; None for three tenths.
+        targets: Experimental. Targets of a tap: the teacher's "last" features, or its features at the "matching" depth
+            of its own blocks, standardized by themselves. "matching" needs online teachers whose class knows its
+            blocks. Summaries are always the teacher's last.
+        depths: Experimental. Positions of the three taps, as shares of the trunk's blocks. With ViTDet windows a tap
+            moves to the nearest block of global attention (the later of two as near) for the whole run.
     """
 
     scheme: Literal["strict", "soft"] | None = None
@@ -572,8 +575,8 @@ class StudentRecipe(RecipeSection):
         num_tokens: Nested dropout of a RADIO1D student (`student.config.downscale_levels`): number of global tokens of
             an image that reach the decoder in a step. "triangular" (density 2 - 2x, as published), "uniform", "beta"
             (mode at a quarter); "fixed" or None for all.
-        matryoshka: Let a NaViT student learn features whose first 128, 256, ... channels can be used alone: in each
-            step those of an image from a random width on are zero (https://arxiv.org/abs/2205.13147).
+        matryoshka: Experimental. Let a NaViT student learn features whose first 128, 256, ... channels can be used
+            alone: in each step those of an image from a random width on are zero (https://arxiv.org/abs/2205.13147).
     """
 
     architecture: ModelId = OWN_ARCHITECTURE
@@ -617,7 +620,7 @@ class RunOptions(RecipeSection):
         input_size_px: Side of the square images in the modes "fixed" and "mosaic"; None for the teacher's native size.
         upsample: Method that makes the grid of the mode "fixed" finer than the teacher's own: "bilinear", "tiles" (adds
             detail of tiles, untrained), or "featsharp" (a network that `radio upsampler` trained for it).
-        upsampler: Folder of that network.
+        upsampler: Experimental. Folder of that network.
         precision: "float32", or "bfloat16" for autocast. "int8" and "fp8": the linear layers of its blocks in 8 bits by
             torchao, all else as "bfloat16"; "fp8" needs a GPU that has it. Outputs are float32 in all cases.
     """
@@ -655,8 +658,9 @@ class TeacherRecipe(RunOptions, NamedSection):
         feature_weight: Factor of its dense loss.
         summary_weight: Factor of its summary loss, where it has a summary.
         adaptor: Fields of `RadioAdaptorConfig` for this adaptor, for example `hidden_size`.
-        role: Kind of its features: "basic", "semantic" or "task". It decides when the teacher has most weight if
-            `balancing.method` is "adaptive", and the depth of its taps (`taps.scheme`); otherwise it is not used.
+        role: Experimental. Kind of its features: "basic", "semantic" or "task". It decides when the teacher has most
+            weight if `balancing.method` is "adaptive", and the depth of its taps (`taps.scheme`); otherwise it is not
+            used.
     """
 
     kind: str
