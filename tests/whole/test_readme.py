@@ -17,7 +17,7 @@ def test_the_recipe_files_that_are_shown_are_valid(tmp_path: Path) -> None:
     recipes: dict[str, list[Recipe]] = defaultdict(list)
     for block in blocks("yaml"):
         path.write_text(block.text)
-        if block.page == "docs/how-to/experimental.md":
+        if "\narms:" in block.text:  # a study
             assert len(open_study(str(path)).recipes) == 2
         else:
             recipes[block.page].append(load_recipe(str(path)))
