@@ -85,7 +85,7 @@ def contents_of(recipe: Recipe) -> CacheContents:
 
 def open_cache(recipe: Recipe, folder: Path) -> FeatureCache:
     contents = contents_of(recipe)
-    answers = TeacherOutputs(TEACHERS, SIDE // PATCH, CPU, contents.format)
+    answers = TeacherOutputs(TEACHERS, SIDE // PATCH, CPU)
     write_feature_cache(folder, contents, Images(), answers)
     return FeatureCache(folder, contents)
 

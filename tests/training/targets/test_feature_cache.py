@@ -122,7 +122,7 @@ class TestContents:
             del entry["upsample"]
         of_old = CacheContents({**contents.settings, "teachers": old["teachers"]}, contents.state)
         assert of_old.default_folder() == contents.default_folder()
-        del old["data"]["seed"], old["views"]
+        del old["data"]["seed"]
         (tmp_path / "cache.json").write_text(json.dumps(old | contents.state))
         check_contents(tmp_path, contents)
         recipe.teachers[0].upsample = "tiles"
