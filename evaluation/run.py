@@ -18,9 +18,9 @@ from modeling_radio.evaluation.models.opening import open_model
 from modeling_radio.evaluation.models.pretrained import RawPixels, random_network
 from modeling_radio.evaluation.models.radio import AUTOCAST_TYPES, RadioFeatures, open_radio, tiles_of
 from modeling_radio.evaluation.models.teachers import TeacherFeatures
-from modeling_radio.evaluation.settings import RETRIEVAL, EvaluationSettings
+from modeling_radio.evaluation.settings import EvaluationSettings
 from modeling_radio.evaluation.tasks.base import Evaluation
-from modeling_radio.evaluation.tasks.registry import find_task, task_names
+from modeling_radio.evaluation.tasks.registry import RETRIEVAL, find_task, task_names
 from modeling_radio.figures.page import check_page
 from modeling_radio.metrics.feature_model import FeatureModel
 from modeling_radio.metrics.results import Measurement, Results

@@ -11,49 +11,11 @@ from modeling_radio.core.files import RUN_FILE
 from modeling_radio.core.ids import ModelFolder
 from modeling_radio.core.imports import is_object_path
 from modeling_radio.core.settings import DeviceOptions, OneOf, Settings, Spelling, TileOptions, read_names, require
+from modeling_radio.evaluation.tasks.registry import RETRIEVAL, TASKS
 from modeling_radio.training.recipes.recipe import RECIPE_FILE, Recipe, RecipeOptions
 
 
 IMAGENET = "imagenet-1k"
-
-TASK_NAMES = (
-    "knn",
-    "logistic_regression",
-    "zero_shot",
-    "image_retrieval",
-    "image_text_retrieval",
-    "segmentation_probe",
-    "open_vocabulary",
-    "depth_probe",
-    "depth_dpt_probe",
-    "normals_dpt_probe",
-    "patch_correspondence",
-    "keypoints",
-    "concept_segmentation",
-    "resolution_consistency",
-    "mode_switching",
-    "window_consistency",
-    "adaptor_fidelity",
-    "fidelity_over_sizes",
-    "knn_over_tokens",
-    "segmentation_over_tokens",
-    "fidelity_over_tokens",
-    "knn_over_widths",
-    "segmentation_over_widths",
-    "model_similarity",
-    "effective_rank",
-    "feature_statistics",
-    "fixed_pattern",
-    "shift_error",
-    "block_norms",
-    "model_statistics",
-    "self_supervised",
-    "position_predictor",
-)
-"""Names of the tasks in `tasks/registry.py`; this module does not import them, so that `--help` is fast."""
-
-RETRIEVAL = "retrieval"
-"""Short name of the two retrieval tasks, as far as the data have labels or captions."""
 
 RADSEG_STEPS = ("scra", "scga", "sliding", "denoising")
 """Arguments of `RadioForZeroShotImageClassification.segment`."""
@@ -326,7 +288,7 @@ class EvaluationSettings(RecipeOptions, DataOptions, TaskSettings, TileOptions, 
     base: str | None = None
     streaming: bool = False
     recipe: str | None = None
-    tasks: Annotated[list[str] | None, OneOf((*TASK_NAMES, RETRIEVAL), imports=True)] = Field(None, min_length=1)
+    tasks: Annotated[list[str] | None, OneOf((*TASKS, RETRIEVAL), imports=True)] = Field(None, min_length=1)
     preset: Annotated[str | None, OneOf(PRESETS)] = None
     table: Annotated[str | None, OneOf(TABLES)] = None
     data_root: Path | None = None

@@ -13,7 +13,7 @@ from modeling_radio.evaluation.models.radio import RadioFeatures
 from modeling_radio.evaluation.models.teachers import TeacherFeatures
 from modeling_radio.evaluation.settings import PRESETS, DataOptions, TaskSettings
 from modeling_radio.evaluation.tasks.base import Evaluation
-from modeling_radio.evaluation.tasks.registry import TASKS
+from modeling_radio.evaluation.tasks.registry import find_task
 from modeling_radio.metrics.feature_model import FeatureModel
 from modeling_radio.metrics.results import STUDENT, Measurement
 from modeling_radio.training.recipes.recipe import Recipe
@@ -88,10 +88,10 @@ class StudentEvaluation:
 
     def measure_backbone(self, evaluation: Evaluation) -> list[Measurement]:
         """Measure a model's own summary and features."""
-        return [measurement for name in BACKBONE_TASKS for measurement in TASKS[name].measure(evaluation)]
+        return [measurement for name in BACKBONE_TASKS for measurement in find_task(name).measure(evaluation)]
 
     def measure_student(self, model: RadioModel, suffix: str, seed: int) -> list[Measurement]:
         """Measure a student's backbone and the fidelity of its adaptors; `suffix` ends the rows' names."""
         evaluation = self.of(self.student(model, suffix), seed)
         evaluation.expect("images", Wanted(dense=True, adaptors=frozenset(self.teachers)))
-        return self.measure_backbone(evaluation) + TASKS["adaptor_fidelity"].measure(evaluation)
+        return self.measure_backbone(evaluation) + find_task("adaptor_fidelity").measure(evaluation)

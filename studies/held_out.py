@@ -22,7 +22,7 @@ from modeling_radio.evaluation.models.radio import RadioFeatures
 from modeling_radio.evaluation.settings import DataOptions, TaskSettings
 from modeling_radio.evaluation.students import StudentEvaluation
 from modeling_radio.evaluation.tasks.base import Evaluation
-from modeling_radio.evaluation.tasks.registry import TASKS
+from modeling_radio.evaluation.tasks.registry import find_task
 from modeling_radio.figures.progress import TOKEN_TASKS, values_by_tokens
 from modeling_radio.metrics.feature_model import Encoding
 from modeling_radio.studies.raw_results import HeldOutSums
@@ -157,7 +157,7 @@ class HeldOut:
         scores[CONSISTENCY] = self._consistency(student)
         found = self.evaluation.measure_backbone(self.evaluation.of(student, recipe.seed))
         for data in self.labeled:
-            found += TASKS["knn"].measure(Evaluation(student, data, TaskSettings(), seed=recipe.seed))
+            found += find_task("knn").measure(Evaluation(student, data, TaskSettings(), seed=recipe.seed))
         values = {
             measure: [each.value for each in found if (each.task, each.metric) == own]
             for own, measure in BACKBONE.items()
@@ -170,7 +170,7 @@ class HeldOut:
     def _over_tokens(self, student: RadioFeatures, seed: int) -> dict[str, float]:
         """Return kNN, mIoU and the adaptors' mean centered cosine over the number of global tokens."""
         evaluation = self.evaluation.of(student, seed)
-        found = [each for task in TOKEN_TASKS for each in TASKS[task].measure(evaluation)]
+        found = [each for task in TOKEN_TASKS for each in find_task(task).measure(evaluation)]
         values: dict[str, list[float]] = {}
         for metric, by_model in values_by_tokens(found).items():
             if metric in TOKEN_METRICS:

@@ -12,7 +12,7 @@ from modeling_radio.evaluation.data import CroppedViews, EvaluationData, Example
 from modeling_radio.evaluation.features import FeatureStore, StoredFeatures, Wanted
 from modeling_radio.evaluation.settings import TaskSettings
 from modeling_radio.metrics.bootstrap import Interval, bootstrap_interval, mean_interval
-from modeling_radio.metrics.feature_model import FeatureModel
+from modeling_radio.metrics.feature_model import FeatureModel, TextModel
 from modeling_radio.metrics.results import Measurement
 
 
@@ -254,3 +254,39 @@ def summary_or_mean(features: StoredFeatures) -> Tensor:
     """Return the summaries, or the mean of the features of a model without a summary."""
     summary = features.summary()
     return features.mean_features() if summary is None else summary
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task of `radio evaluate`.
+
+    Attributes:
+        measure: Returns the measurements of an evaluation.
+        kind: Kind of the images.
+        wanted: Returns the features that the task needs; called before any are extracted.
+        of_baselines: Whether raw pixels, random networks and all models of `compare` are measured too.
+        of_compared: Whether a model of `compare` is measured too.
+        needs_teachers: Whether the checkpoint is compared with the teachers of a recipe.
+    """
+
+    measure: Callable[[Evaluation], list[Measurement]]
+    kind: Kind
+    wanted: Callable[[FeatureModel], Wanted] = lambda model: Wanted()
+    of_baselines: bool = False
+    of_compared: Callable[[FeatureModel], bool] = lambda model: False
+    needs_teachers: bool = False
+
+
+def dense_features(model: FeatureModel) -> Wanted:
+    """Return that a task needs dense features, of any model."""
+    return DENSE
+
+
+def takes_sizes(model: FeatureModel) -> bool:
+    """Return whether a model runs at any size."""
+    return model.runs_at_any_size
+
+
+def knows_texts(model: FeatureModel) -> bool:
+    """Return whether a model has texts."""
+    return isinstance(model, TextModel)

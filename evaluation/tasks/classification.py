@@ -15,7 +15,14 @@ from modeling_radio.evaluation.data import Examples
 from modeling_radio.evaluation.features import StoredFeatures, Wanted
 from modeling_radio.evaluation.models.pretrained import SentenceEncoder
 from modeling_radio.evaluation.models.teachers import TeacherFeatures
-from modeling_radio.evaluation.tasks.base import Evaluation, require_protocol, summary_or_mean
+from modeling_radio.evaluation.tasks.base import (
+    Evaluation,
+    Task,
+    knows_texts,
+    require_protocol,
+    summary_or_mean,
+    takes_sizes,
+)
 from modeling_radio.metrics.feature_model import FeatureModel, TextModel
 from modeling_radio.metrics.knn import (
     knn_predictions,
@@ -361,3 +368,11 @@ def zero_shot_predictions(image_embeddings: Tensor, label_embeddings: Tensor) ->
     """
     similarity = F.normalize(image_embeddings, dim=1) @ F.normalize(label_embeddings, dim=1).T
     return similarity.argmax(dim=1)
+
+
+KNN = Task(measure_knn, "labels", of_baselines=True)
+LOGISTIC_REGRESSION = Task(measure_logistic_regression, "labels", of_baselines=True)
+ZERO_SHOT = Task(measure_zero_shot, "labels", zero_shot_features, of_compared=knows_texts)
+IMAGE_RETRIEVAL = Task(measure_image_retrieval, "labels", of_baselines=True)
+IMAGE_TEXT_RETRIEVAL = Task(measure_image_text_retrieval, "captions", text_features, of_compared=knows_texts)
+MODE_SWITCHING = Task(measure_mode_switching, "labels", of_compared=takes_sizes)

@@ -18,7 +18,7 @@ from modeling_radio.core.hub import HUB_ERRORS, find_folder
 from modeling_radio.core.timing import ProgressBar
 from modeling_radio.evaluation.data import Phrase
 from modeling_radio.evaluation.models.radio import RadioFeatures
-from modeling_radio.evaluation.tasks.base import Evaluation
+from modeling_radio.evaluation.tasks.base import Evaluation, Task
 from modeling_radio.metrics.concept_f1 import (
     NUM_SUMS,
     concept_counts,
@@ -138,3 +138,6 @@ def _mean_over_subsets(sums: Tensor, score: Any) -> Tensor:
 
 def _of_subset(sums: Tensor, row: int) -> Tensor:
     return concept_f1(sums.unflatten(-1, (-1, NUM_SUMS))[..., row, :])
+
+
+CONCEPT_SEGMENTATION = Task(measure_concept_segmentation, "phrases")

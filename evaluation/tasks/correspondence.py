@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from modeling_radio.core.timing import ProgressBar
 from modeling_radio.evaluation.data import Examples, ImagePair
 from modeling_radio.evaluation.features import StoredFeatures
-from modeling_radio.evaluation.tasks.base import DENSE, Evaluation
+from modeling_radio.evaluation.tasks.base import DENSE, Evaluation, Task
 from modeling_radio.metrics.correspondence import keypoint_errors, matched_points
 from modeling_radio.metrics.results import Measurement
 
@@ -97,3 +97,6 @@ def point_shares(
     move = pair.move.to(source)
     errors = (source @ move[:3, :3].T + move[:3, 3] - target).norm(dim=1)
     return torch.stack([(errors < limit).double().mean() for limit in limits]).cpu()
+
+
+KEYPOINTS = Task(measure_keypoints, "pairs", of_baselines=True)

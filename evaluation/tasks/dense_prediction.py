@@ -14,7 +14,7 @@ from modeling_radio.core.timing import ProgressBar
 from modeling_radio.evaluation.data import ByNumber, CroppedViews, Examples, Kind
 from modeling_radio.evaluation.models.radio import PatchTextModel, RadioFeatures
 from modeling_radio.evaluation.settings import RADSEG_STEPS, TaskSettings
-from modeling_radio.evaluation.tasks.base import DENSE, Evaluation, require_protocol
+from modeling_radio.evaluation.tasks.base import DENSE, Evaluation, Task, dense_features, require_protocol, takes_sizes
 from modeling_radio.evaluation.tasks.classification import TEMPLATES, no_text_tower
 from modeling_radio.metrics.dense import (
     IGNORE_INDEX,
@@ -405,3 +405,11 @@ def measure_window_consistency(evaluation: Evaluation) -> list[Measurement]:
         evaluation.mean("window_consistency", f"window {window} at {size} px{suffix}", scores, "photographs")
         for suffix, scores in zip(CENTERED, agreement.T, strict=True)
     ]
+
+
+SEGMENTATION_PROBE = Task(measure_segmentation_probe, "masks", dense_features, of_baselines=True)
+OPEN_VOCABULARY = Task(measure_open_vocabulary, "masks")
+DEPTH_PROBE = Task(measure_depth_probe, "depth", dense_features, of_baselines=True)
+PATCH_CORRESPONDENCE = Task(measure_patch_correspondence, "photographs", of_baselines=True)
+RESOLUTION_CONSISTENCY = Task(measure_resolution_consistency, "photographs", of_compared=takes_sizes)
+WINDOW_CONSISTENCY = Task(measure_window_consistency, "photographs")

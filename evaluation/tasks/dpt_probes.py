@@ -20,7 +20,7 @@ from modeling_radio.core.timing import ProgressBar
 from modeling_radio.evaluation.data import Examples, Kind, square
 from modeling_radio.evaluation.models.radio import RadioFeatures
 from modeling_radio.evaluation.settings import TaskSettings
-from modeling_radio.evaluation.tasks.base import Evaluation
+from modeling_radio.evaluation.tasks.base import Evaluation, Task
 from modeling_radio.metrics.dense import DELTA, normal_scores
 from modeling_radio.metrics.results import Measurement
 
@@ -309,3 +309,7 @@ def predicted(model: RadioFeatures, probe: DptProbe, images: Tensor, size: torch
     with torch.no_grad():
         maps = model.encode_blocks(pixels)
     return F.interpolate(probe(maps), size, mode="bilinear", align_corners=True)
+
+
+DEPTH_DPT_PROBE = Task(measure_depth_dpt_probe, "depth")
+NORMALS_DPT_PROBE = Task(measure_normals_dpt_probe, "normals")

@@ -1,111 +1,60 @@
-"""Table of the tasks: to add one, write a function of an `Evaluation`, a line here, and its name in `TASK_NAMES`.
+"""Table of the tasks by name: to add one, write a `Task` in the file of its group, and a line here.
 
-A task of a user's own is a `Task` in any module, which `--tasks my_package.my_module:MY_TASK` names.
+It imports nothing heavy, so that `radio evaluate --help` need not wait for torch. A task of a user's own is a `Task` in
+any module, which `--tasks my_package.my_module:MY_TASK` names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 from modeling_radio.core.imports import import_object, is_import_path
-from modeling_radio.evaluation.data import Kind
-from modeling_radio.evaluation.features import Wanted
-from modeling_radio.evaluation.settings import RETRIEVAL
-from modeling_radio.evaluation.tasks import (
-    classification,
-    concept_segmentation,
-    correspondence,
-    dense_prediction,
-    dpt_probes,
-    representation,
-)
-from modeling_radio.evaluation.tasks.base import DENSE, Evaluation
-from modeling_radio.metrics.feature_model import FeatureModel, TextModel
-from modeling_radio.metrics.results import Measurement
 
 
-@dataclass(frozen=True)
-class Task:
-    """An entry of the table of tasks.
-
-    Attributes:
-        measure: Returns the measurements of an evaluation.
-        kind: Kind of the images.
-        wanted: Returns the features that the task needs; called before any are extracted.
-        of_baselines: Whether raw pixels, random networks and all models of `compare` are measured too.
-        of_compared: Whether a model of `compare` is measured too.
-        needs_teachers: Whether the checkpoint is compared with the teachers of a recipe.
-    """
-
-    measure: Callable[[Evaluation], list[Measurement]]
-    kind: Kind
-    wanted: Callable[[FeatureModel], Wanted] = lambda model: Wanted()
-    of_baselines: bool = False
-    of_compared: Callable[[FeatureModel], bool] = lambda model: False
-    needs_teachers: bool = False
+if TYPE_CHECKING:
+    from modeling_radio.evaluation.data import Kind
+    from modeling_radio.evaluation.tasks.base import Task
 
 
-def _dense(model: FeatureModel) -> Wanted:
-    return DENSE
+RETRIEVAL = "retrieval"
+"""Short name of the two retrieval tasks, as far as the data have labels or captions."""
 
-
-def _takes_sizes(model: FeatureModel) -> bool:
-    return model.runs_at_any_size
-
-
-def _knows_texts(model: FeatureModel) -> bool:
-    return isinstance(model, TextModel)
-
-
-TASKS: dict[str, Task] = {
-    "knn": Task(classification.measure_knn, "labels", of_baselines=True),
-    "logistic_regression": Task(classification.measure_logistic_regression, "labels", of_baselines=True),
-    "zero_shot": Task(
-        classification.measure_zero_shot, "labels", classification.zero_shot_features, of_compared=_knows_texts
-    ),
-    "image_retrieval": Task(classification.measure_image_retrieval, "labels", of_baselines=True),
-    "image_text_retrieval": Task(
-        classification.measure_image_text_retrieval,
-        "captions",
-        classification.text_features,
-        of_compared=_knows_texts,
-    ),
-    "segmentation_probe": Task(dense_prediction.measure_segmentation_probe, "masks", _dense, of_baselines=True),
-    "open_vocabulary": Task(dense_prediction.measure_open_vocabulary, "masks"),
-    "depth_probe": Task(dense_prediction.measure_depth_probe, "depth", _dense, of_baselines=True),
-    "depth_dpt_probe": Task(dpt_probes.measure_depth_dpt_probe, "depth"),
-    "normals_dpt_probe": Task(dpt_probes.measure_normals_dpt_probe, "normals"),
-    "patch_correspondence": Task(dense_prediction.measure_patch_correspondence, "photographs", of_baselines=True),
-    "keypoints": Task(correspondence.measure_keypoints, "pairs", of_baselines=True),
-    "concept_segmentation": Task(concept_segmentation.measure_concept_segmentation, "phrases"),
-    "resolution_consistency": Task(
-        dense_prediction.measure_resolution_consistency, "photographs", of_compared=_takes_sizes
-    ),
-    "mode_switching": Task(classification.measure_mode_switching, "labels", of_compared=_takes_sizes),
-    "window_consistency": Task(dense_prediction.measure_window_consistency, "photographs"),
-    "adaptor_fidelity": Task(
-        representation.measure_adaptor_fidelity, "images", representation.all_adaptors, needs_teachers=True
-    ),
-    "fidelity_over_sizes": Task(representation.measure_fidelity_over_sizes, "photographs", needs_teachers=True),
-    "knn_over_tokens": Task(representation.measure_knn_over_tokens, "labels"),
-    "segmentation_over_tokens": Task(representation.measure_segmentation_over_tokens, "masks", _dense),
-    "fidelity_over_tokens": Task(
-        representation.measure_fidelity_over_tokens, "images", representation.all_adaptors, needs_teachers=True
-    ),
-    "knn_over_widths": Task(representation.measure_knn_over_widths, "labels"),
-    "segmentation_over_widths": Task(representation.measure_segmentation_over_widths, "masks", _dense),
-    "model_similarity": Task(representation.measure_model_similarity, "images", _dense, needs_teachers=True),
-    "effective_rank": Task(representation.measure_effective_rank, "images", _dense, of_baselines=True),
-    "feature_statistics": Task(representation.measure_feature_statistics, "images", _dense, of_baselines=True),
-    "fixed_pattern": Task(representation.measure_fixed_pattern, "images", of_baselines=True),
-    "shift_error": Task(representation.measure_shift_error, "images", of_baselines=True),
-    "block_norms": Task(representation.measure_block_norms, "images"),
-    "model_statistics": Task(representation.measure_model_statistics, "images"),
-    "self_supervised": Task(representation.measure_self_supervised, "images", of_baselines=True),
-    "position_predictor": Task(representation.measure_position_predictor, "images", of_baselines=True),
+TASKS: dict[str, str] = {
+    "knn": "classification:KNN",
+    "logistic_regression": "classification:LOGISTIC_REGRESSION",
+    "zero_shot": "classification:ZERO_SHOT",
+    "image_retrieval": "classification:IMAGE_RETRIEVAL",
+    "image_text_retrieval": "classification:IMAGE_TEXT_RETRIEVAL",
+    "segmentation_probe": "dense_prediction:SEGMENTATION_PROBE",
+    "open_vocabulary": "dense_prediction:OPEN_VOCABULARY",
+    "depth_probe": "dense_prediction:DEPTH_PROBE",
+    "depth_dpt_probe": "dpt_probes:DEPTH_DPT_PROBE",
+    "normals_dpt_probe": "dpt_probes:NORMALS_DPT_PROBE",
+    "patch_correspondence": "dense_prediction:PATCH_CORRESPONDENCE",
+    "keypoints": "correspondence:KEYPOINTS",
+    "concept_segmentation": "concept_segmentation:CONCEPT_SEGMENTATION",
+    "resolution_consistency": "dense_prediction:RESOLUTION_CONSISTENCY",
+    "mode_switching": "classification:MODE_SWITCHING",
+    "window_consistency": "dense_prediction:WINDOW_CONSISTENCY",
+    "adaptor_fidelity": "representation:ADAPTOR_FIDELITY",
+    "fidelity_over_sizes": "representation:FIDELITY_OVER_SIZES",
+    "knn_over_tokens": "representation:KNN_OVER_TOKENS",
+    "segmentation_over_tokens": "representation:SEGMENTATION_OVER_TOKENS",
+    "fidelity_over_tokens": "representation:FIDELITY_OVER_TOKENS",
+    "knn_over_widths": "representation:KNN_OVER_WIDTHS",
+    "segmentation_over_widths": "representation:SEGMENTATION_OVER_WIDTHS",
+    "model_similarity": "representation:MODEL_SIMILARITY",
+    "effective_rank": "representation:EFFECTIVE_RANK",
+    "feature_statistics": "representation:FEATURE_STATISTICS",
+    "fixed_pattern": "representation:FIXED_PATTERN",
+    "shift_error": "representation:SHIFT_ERROR",
+    "block_norms": "representation:BLOCK_NORMS",
+    "model_statistics": "representation:MODEL_STATISTICS",
+    "self_supervised": "representation:SELF_SUPERVISED",
+    "position_predictor": "representation:POSITION_PREDICTOR",
 }
-"""All tasks by name."""
+"""The `Task` of each name: a module beside this one, and its constant."""
 
 
 def find_task(name: str) -> Task:
@@ -114,13 +63,12 @@ def find_task(name: str) -> Task:
     Raises:
         ValueError: If it cannot be imported, or is no `Task`.
     """
-    if not is_import_path(name):
-        return TASKS[name]
-    found = import_object(name, "tasks")
+    from modeling_radio.evaluation.tasks.base import Task
+
+    found = import_object(name if is_import_path(name) else f"{__package__}.{TASKS[name]}", "tasks")
     if not isinstance(found, Task):
         raise ValueError(
-            f"`tasks` {name!r} must be a `Task` of modeling_radio.evaluation.tasks.registry, got a "
-            f"{type(found).__name__}."
+            f"`tasks` {name!r} must be a `Task` of modeling_radio.evaluation.tasks.base, got a {type(found).__name__}."
         )
     return found
 

@@ -16,7 +16,7 @@ from modeling_radio.core.timing import ProgressBar
 from modeling_radio.evaluation.data import CroppedViews, Examples, Kind, square
 from modeling_radio.evaluation.features import StoredFeatures, Wanted
 from modeling_radio.evaluation.models.radio import RadioFeatures
-from modeling_radio.evaluation.tasks.base import DENSE, Evaluation, squares_of, summary_or_mean
+from modeling_radio.evaluation.tasks.base import DENSE, Evaluation, Task, dense_features, squares_of, summary_or_mean
 from modeling_radio.evaluation.tasks.classification import measure_knn
 from modeling_radio.evaluation.tasks.dense_prediction import measure_segmentation_probe
 from modeling_radio.metrics.feature_model import FeatureModel
@@ -379,3 +379,21 @@ def _over_tokens(
             replace(found, task=task, metric=f"{count} tokens, {found.metric}") for found in measure(shorter)
         ]
     return measurements
+
+
+ADAPTOR_FIDELITY = Task(measure_adaptor_fidelity, "images", all_adaptors, needs_teachers=True)
+FIDELITY_OVER_SIZES = Task(measure_fidelity_over_sizes, "photographs", needs_teachers=True)
+KNN_OVER_TOKENS = Task(measure_knn_over_tokens, "labels")
+SEGMENTATION_OVER_TOKENS = Task(measure_segmentation_over_tokens, "masks", dense_features)
+FIDELITY_OVER_TOKENS = Task(measure_fidelity_over_tokens, "images", all_adaptors, needs_teachers=True)
+KNN_OVER_WIDTHS = Task(measure_knn_over_widths, "labels")
+SEGMENTATION_OVER_WIDTHS = Task(measure_segmentation_over_widths, "masks", dense_features)
+MODEL_SIMILARITY = Task(measure_model_similarity, "images", dense_features, needs_teachers=True)
+EFFECTIVE_RANK = Task(measure_effective_rank, "images", dense_features, of_baselines=True)
+FEATURE_STATISTICS = Task(measure_feature_statistics, "images", dense_features, of_baselines=True)
+FIXED_PATTERN = Task(measure_fixed_pattern, "images", of_baselines=True)
+SHIFT_ERROR = Task(measure_shift_error, "images", of_baselines=True)
+BLOCK_NORMS = Task(measure_block_norms, "images")
+MODEL_STATISTICS = Task(measure_model_statistics, "images")
+SELF_SUPERVISED = Task(measure_self_supervised, "images", of_baselines=True)
+POSITION_PREDICTOR = Task(measure_position_predictor, "images", of_baselines=True)

@@ -8,7 +8,8 @@ from modeling_radio.core.settings import SettingsError
 from modeling_radio.evaluation import run
 from modeling_radio.evaluation.evaluate import main
 from modeling_radio.evaluation.published import published_tables
-from modeling_radio.evaluation.settings import PRESETS, TABLES, TASK_NAMES, EvaluationSettings
+from modeling_radio.evaluation.settings import PRESETS, TABLES, EvaluationSettings
+from modeling_radio.evaluation.tasks.registry import TASKS
 from modeling_radio.metrics.results import STUDENT, Measurement, Results
 
 
@@ -38,7 +39,7 @@ def test_rows_name_presets_and_tasks():
     for table in published_tables().values():
         for row in table.rows:
             assert row.preset in PRESETS
-            assert row.task in TASK_NAMES
+            assert row.task in TASKS
             assert len(row.values) > 1
 
 

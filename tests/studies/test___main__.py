@@ -10,7 +10,7 @@ from documentation import ROOT
 from toy_studies import STUDY, toy_held_out, write_study
 
 from modeling_radio.evaluation.students import StudentEvaluation
-from modeling_radio.evaluation.tasks.registry import TASKS
+from modeling_radio.evaluation.tasks.registry import find_task
 from modeling_radio.studies.held_out import HeldOut
 from modeling_radio.studies.raw_results import load_results
 from modeling_radio.studies.report import build_report
@@ -24,7 +24,9 @@ main = importlib.import_module("modeling_radio.studies.__main__").main
 def study(tiny_world, recipe_file, monkeypatch):
     """The file of a study of two arms and two seeds of two steps."""
     monkeypatch.setattr(HeldOut, "load", toy_held_out)
-    monkeypatch.setattr(StudentEvaluation, "measure_backbone", lambda _, evaluation: TASKS["knn"].measure(evaluation))
+    monkeypatch.setattr(
+        StudentEvaluation, "measure_backbone", lambda _, evaluation: find_task("knn").measure(evaluation)
+    )
     return write_study(recipe_file)
 
 

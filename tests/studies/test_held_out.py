@@ -8,7 +8,7 @@ from modeling_radio.core.interruption import TrainingDivergedError
 from modeling_radio.demo import images
 from modeling_radio.demo.images import DemoImages
 from modeling_radio.evaluation.students import StudentEvaluation
-from modeling_radio.evaluation.tasks.registry import TASKS
+from modeling_radio.evaluation.tasks.registry import find_task
 from modeling_radio.studies import held_out as module
 from modeling_radio.studies.held_out import HeldOut
 from modeling_radio.training.recipes.recipe import RecipeError
@@ -23,7 +23,9 @@ def student(opened, held_out):
 @pytest.fixture(autouse=True)
 def _no_probe(monkeypatch):
     """Training probes takes most of the time, and is tested elsewhere."""
-    monkeypatch.setattr(StudentEvaluation, "measure_backbone", lambda _, evaluation: TASKS["knn"].measure(evaluation))
+    monkeypatch.setattr(
+        StudentEvaluation, "measure_backbone", lambda _, evaluation: find_task("knn").measure(evaluation)
+    )
 
 
 def ratio(held_out, sums, name):

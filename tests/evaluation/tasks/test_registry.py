@@ -5,13 +5,13 @@ import pytest
 from modeling_radio.evaluation.data import KINDS
 from modeling_radio.evaluation.features import Wanted
 from modeling_radio.evaluation.models.pretrained import RawPixels
-from modeling_radio.evaluation.settings import TASK_NAMES, EvaluationSettings
+from modeling_radio.evaluation.settings import EvaluationSettings
 from modeling_radio.evaluation.tasks.registry import TASKS, find_task, task_names
 
 
 def test_every_task_says_what_it_needs():
-    assert [*TASKS] == [*TASK_NAMES]
-    for name, task in TASKS.items():
+    for name in TASKS:
+        task = find_task(name)
         assert task.kind in KINDS
         assert (task.measure.__doc__ or "").startswith("Measure")
         if name != "image_text_retrieval":  # which refuses a model without texts
@@ -35,7 +35,7 @@ def test_tasks_are_those_that_the_data_allow(asked, kinds, names):
 
 
 def test_a_task_of_ones_own_by_its_import_path(tmp_path, monkeypatch):
-    text = "from modeling_radio.evaluation.tasks.registry import Task\nOWN, NONE = Task(len, 'masks'), 3\n"
+    text = "from modeling_radio.evaluation.tasks.base import Task\nOWN, NONE = Task(len, 'masks'), 3\n"
     (tmp_path / "own_tasks.py").write_text(text)
     monkeypatch.chdir(tmp_path)
     assert find_task("own_tasks:OWN").kind == "masks"
