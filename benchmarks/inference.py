@@ -36,14 +36,13 @@ from benchmarks.measuring import (
     take_turns,
 )
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.cpu import choose_cpu_blocks, prepack
 
 
 WINDOW = 8
 """Tokens along a side of the window that is compared: the one that asks for most speed. Our choice."""
 OURS, NATIVE = "ours", "native"
-WINDOWED, COMPILED, PREPACKED = f"ours, window {WINDOW}", "ours, compiled", "ours, prepacked"
-EQUAL_WORK = (OURS, COMPILED, PREPACKED, NATIVE, "timm RADIO", "timm ViT", "plain code")
+WINDOWED, COMPILED = f"ours, window {WINDOW}", "ours, compiled"
+EQUAL_WORK = (OURS, COMPILED, NATIVE, "timm RADIO", "timm ViT", "plain code")
 """Networks that do the same work in the same shape, token for token."""
 SAM3_WINDOW = 24
 SAM3_PRETRAINED_GRID = 24
@@ -55,8 +54,6 @@ FULL_BATCH_TOKENS = 2**15
 LARGEST_PX = 2048
 LARGEST_WARMED_UP = 512
 """Our choice: at the next size a round of all networks takes a minute on a CPU."""
-UNMEASURED = (COMPILED, PREPACKED)
-"""Networks whose memory follows from ours: the same, and the weights twice."""
 SMALL = "radio-test"
 """Preset of a network that runs first, so that memory of the packages does not count."""
 
@@ -67,26 +64,21 @@ class Network(NamedTuple):
     Attributes:
         build: From configuration, place and the side of the images to what encodes images.
         by_size: Whether it is built for one size.
-        on_gpu: Whether it runs on a GPU.
         counted_as: Name of the network that does the same products, where those of this one cannot be counted.
     """
 
     build: Callable[[RadioConfig, Placement, int], Encode]
     by_size: bool = False
-    on_gpu: bool = True
     counted_as: str | None = None
 
 
-def build_ours(
-    config: RadioConfig, placement: Placement, *, compiled: bool = False, prepacked: bool = False
-) -> RadioModel:
-    """Return our model, on a CPU with "cpu_blocks"; `compiled` compiles its blocks, once for all and all sizes."""
+def build_ours(config: RadioConfig, placement: Placement, *, compiled: bool = False) -> RadioModel:
+    """Return our model; `compiled` compiles its blocks, once for all and all sizes."""
     model = RadioModel(config).eval().to(placement.device, placement.dtype)
-    choose_cpu_blocks(model)
     if compiled:
         for block in model.radio_model.model.blocks:
             block.compile(dynamic=None)
-    return prepack(model) if prepacked else model
+    return model
 
 
 def _ours(
@@ -225,7 +217,6 @@ def split_patches(images: Tensor, size: int) -> Tensor:
 NETWORKS: dict[str, Network] = {
     OURS: Network(_ours),
     COMPILED: Network(partial(_ours, compiled=True), counted_as=OURS),
-    PREPACKED: Network(partial(_ours, prepacked=True), on_gpu=False, counted_as=OURS),
     WINDOWED: Network(partial(_ours, window=WINDOW)),
     NATIVE: Network(lambda config, placement, size: _last_hidden_state(build_native(config, placement), placement)),
     "timm RADIO": Network(lambda config, placement, size: build_timm(config, placement).forward_features),
@@ -236,11 +227,6 @@ NETWORKS: dict[str, Network] = {
     "SAM3": Network(_sam3, by_size=True),
 }
 """SigLIP2 and SAM3 have patch tokens only."""
-
-
-def names_on(device: str) -> list[str]:
-    """Return the networks that run on a device."""
-    return [name for name, network in NETWORKS.items() if device == "cpu" or network.on_gpu]
 
 
 def run(settings: MeasuringSettings) -> None:
@@ -293,9 +279,9 @@ def measure_speed(
     config, rows = RadioConfig.from_preset(preset), []
     kept: dict[str, Encode] = {}
     for size in tqdm(sizes, desc=f"speed, {placement.dtype_name}"):
-        for name in names_on(placement.device):
-            if name not in kept or NETWORKS[name].by_size:
-                kept[name] = NETWORKS[name].build(config, placement, size)
+        for name, network in NETWORKS.items():
+            if name not in kept or network.by_size:
+                kept[name] = network.build(config, placement, size)
         batch = (batch_of or {}).get(size, 1)
         images = placement.images(size, batch)
         calls = {name: partial(encode, images) for name, encode in kept.items()}
@@ -342,10 +328,10 @@ def add_exponents(rows: Sequence[Row], config: RadioConfig) -> None:
 def measure_memory(preset: str, sizes: Sequence[int], placement: Placement) -> list[Row]:
     """Return one row for each network: the peak of weights and activations in MB while one image runs, by size.
 
-    Each is measured in a process of its own.
+    Each is measured in a process of its own; the compiled one, whose weights are the same, is left out.
     """
     rows = []
-    for name in tqdm([name for name in names_on(placement.device) if name not in UNMEASURED], desc="memory"):
+    for name in tqdm([name for name in NETWORKS if name != COMPILED], desc="memory"):
         words = [name, preset, placement.device, placement.dtype_name, *map(str, sizes)]
         command = [sys.executable, "-m", "benchmarks.inference", *words]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT)

@@ -26,7 +26,6 @@ from transformers import AttentionInterface
 from benchmarks.data import draw_image
 from benchmarks.measuring import MeasuringSettings, Row, report
 from modeling_radio import RadioConfig
-from modeling_radio.cpu import CPU_BLOCKS
 from modeling_radio.training.distillation import inputs, step, trainer
 from modeling_radio.training.distillation.trainer import Distiller
 from modeling_radio.training.planning.costs import CARDS, Networks
@@ -159,8 +158,7 @@ def count_step(name: str, num_ranks: int, changes: tuple[str, ...] = ()) -> Step
         num_ranks: Number of GPUs.
         changes: Further changes of the recipe.
     """
-    for attention in ("sdpa", CPU_BLOCKS):
-        AttentionInterface.register(attention, _attend)
+    AttentionInterface.register("sdpa", _attend)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         full = last_stage(load_recipe(name, [f"data.source={folder / 'images'}", *changes]))

@@ -25,7 +25,6 @@ from transformers.models.sam3.modeling_sam3 import Sam3ViTModel
 
 from benchmarks.measuring import MeasuringSettings, Row, Turns, count_flops, report, take_turns
 from modeling_radio import RadioConfig, RadioImageProcessor, RadioModel
-from modeling_radio.cpu import choose_cpu_blocks
 from modeling_radio.training.teachers.published.architectures import published_config
 
 
@@ -111,7 +110,6 @@ def build_teacher(source: str, share: int, device: str) -> Contender:
 def build_students(share: int, device: str) -> list[Contender]:
     """Return RADIO with its adaptors at its preferred resolution, and on a GPU on SAM3's grid with windows besides."""
     model = build(RadioModel, with_share_of_blocks(published_config(STUDENT), share), device)
-    choose_cpu_blocks(model)
 
     def at(size_px: int, size_from: str, window_size: int | str) -> Contender:
         name = STUDENT if window_size == "global" else f"{STUDENT}, window {window_size}"

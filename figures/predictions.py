@@ -30,7 +30,6 @@ from modeling_radio import (
 from modeling_radio.checks_radio import Resolution, check_choice
 from modeling_radio.core.machine import find_device
 from modeling_radio.core.tables import counted
-from modeling_radio.cpu import choose_cpu_blocks
 from modeling_radio.figures.features import background_of, class_color, overlaid, similarity_colors, to_pixels
 from modeling_radio.image_processing_radio import (
     MAX_SHOWN,
@@ -171,7 +170,6 @@ def open_model(
     )
     check_fit([], sorted(loaded["missing_keys"]), sorted(key for key, *_ in loaded["mismatched_keys"]))
     model = model.eval().to(device)
-    choose_cpu_blocks(model)
     return Opened(
         checkpoint=checkpoint,
         model=model,

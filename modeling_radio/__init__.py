@@ -1,8 +1,7 @@
 """RADIO vision backbones for Hugging Face transformers.
 
 Importing this package registers its classes with the Auto classes: `AutoModel`, `AutoBackbone` and all others then
-build and open ours, also inside composite models, in place of transformers' native `RadioModel`. It also makes
-`attn_implementation="cpu_blocks"` known (`cpu.py`).
+build and open ours, also inside composite models, in place of transformers' native `RadioModel`.
 
 `modeling_radio.training`, `.conversion`, `.model_cards` and `.core` are inside this folder where the package is
 installed, and beside it in a clone.
@@ -22,7 +21,6 @@ from . import nvidia
 from .adaptors_radio import RadioAdaptorOutput
 from .backbone_radio import RadioBackbone
 from .configuration_radio import RadioAdaptorConfig, RadioConfig
-from .cpu import register_cpu_attention
 from .detection_radio import (
     RadioForInstanceSegmentation,
     RadioForObjectDetection,
@@ -104,4 +102,3 @@ def _register() -> None:
 
 _register()
 nvidia.register()
-register_cpu_attention()

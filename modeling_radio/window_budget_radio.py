@@ -66,7 +66,7 @@ class WindowBudget:
         windowed = layout.global_segments if layout.window_order is None else layout.window_segments
         per_block = [layout.global_segments if is_global else windowed for is_global in transformer.is_global]
         sizes = torch.stack([_sizes(segments, batch_size) for segments in per_block])
-        weights = sum(tensor.nbytes for tensor in (*transformer.parameters(), *transformer.buffers()))  # or prepacked
+        weights = sum(tensor.nbytes for tensor in (*transformer.parameters(), *transformer.buffers()))
         config, (_, tokens, pairs) = self.config, _sizes(layout.global_segments, batch_size).long().tolist()
         # A block holds its input and both sides of the MLP's activation, or queries, keys, values and the mixed values,
         # in eager attention also two copies of the scores.

@@ -198,7 +198,6 @@ def test_options_of_the_step_are_named_in_their_own_folders_and_in_one_list():
 STAY_HOME = {
     "__init__.py",
     "__main__.py",
-    "cpu.py",
     "engines.py",
     "native.py",
     "projector.py",

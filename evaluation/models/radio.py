@@ -17,7 +17,6 @@ from modeling_radio.checks_radio import Resolution, check_multiple, own_name
 from modeling_radio.core.checkpoints import open_checkpoint, read_config
 from modeling_radio.core.hub import find_folder
 from modeling_radio.core.settings import TileOptions
-from modeling_radio.cpu import choose_cpu_blocks
 from modeling_radio.evaluation.data import tensor_fingerprint
 from modeling_radio.image_processing_radio import OWN_SIZE
 from modeling_radio.inputs_radio import WindowSize
@@ -44,7 +43,7 @@ class RadioFeatures:
     """A RADIO model: its summary, its dense features, and those of its adaptors.
 
     Args:
-        model: Model in eval mode, on its device; on a CPU its attention is "cpu_blocks" from then on.
+        model: Model in eval mode, on its device.
         processor: Image processor; None takes the one that fits the model.
         name: Name of its row in tables.
         size_px: Shorter side of the images; None takes the processor's.
@@ -68,7 +67,6 @@ class RadioFeatures:
         self.model, self.name, self.dtype, self.tiles = model, name, dtype, tiles
         if tiles is not None:
             tiles.tiles(model.config, Resolution(1, 1))  # refuses a size that does not fit
-        choose_cpu_blocks(model)
         self.num_tokens: int | None = None
         self.truncate_dim: int | None = None
         self.processor = RadioImageProcessor.from_model_config(model.config) if processor is None else processor

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.core.checkpoints import open_checkpoint
 from modeling_radio.core.hub import explain_failure, find_folder
-from modeling_radio.cpu import choose_cpu_blocks
 from modeling_radio.outputs_radio import NetworkOutput
 from modeling_radio.projector import RadioProjector
 from modeling_radio.training.recipes.sections import Precision
@@ -86,7 +85,6 @@ class RadioTeacher(Teacher):
         self.adaptor_name = adaptor_name
         self.projector = None if module is None else module.to(WEIGHT_DTYPES[weights_dtype])
         self.network = network.to(WEIGHT_DTYPES[weights_dtype])  # pyrefly: ignore[bad-argument-type]
-        choose_cpu_blocks(self.network)
         heads = network.radio_model.adaptors
         network.radio_model.adaptors = nn.ModuleDict({key: heads[key] for key in heads if key == adaptor_name})
         self.freeze()

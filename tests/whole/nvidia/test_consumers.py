@@ -18,7 +18,6 @@ from transformers import AutoModel
 
 from modeling_radio import RadioModel
 from modeling_radio.conversion.convert import main
-from modeling_radio.cpu import CPU_BLOCKS, prepack
 from modeling_radio.nvidia.releases import HUB_RELEASES
 from modeling_radio.torch_hub import find_version
 
@@ -127,7 +126,7 @@ class LoraQkv(nn.Module):
         return self.frozen(tokens) + self.up(self.down(tokens))
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager", CPU_BLOCKS])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("window_size", [None, 2])
 def test_reinsradio_replaces_qkv_by_a_module_of_its_own(release, attention, window_size):
     plain = AutoModel.from_pretrained(release, adaptor_names=[], attn_implementation=attention).eval()
@@ -148,13 +147,6 @@ def test_reinsradio_replaces_qkv_by_a_module_of_its_own(release, attention, wind
     with torch.enable_grad():
         model(IMAGES, window_size=window_size).features.mean().backward()
     assert lora.down.weight.grad.abs().max() > 0
-
-
-def test_prepacking_refuses_or_keeps_a_replaced_projection(release):
-    model = AutoModel.from_pretrained(release, adaptor_names=[]).eval()
-    model.blocks[0].attn.qkv = LoraQkv(model.blocks[0].attn.qkv, model.embed_dim)
-    expected = model(IMAGES).features
-    torch.testing.assert_close(prepack(model)(IMAGES).features, expected)
 
 
 def test_bev_detectors_copy_pickle_and_move_hub_models(release):
