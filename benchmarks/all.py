@@ -2,13 +2,12 @@
 
     python -m benchmarks.all [--only inference,page] [--device cuda] [--quick]
 
-`inference` one image, beside transformers' RADIO, timm, plain code and other encoders; `sizes` windows and packs;
-`int8` linear layers in 8 bits; `stack` one pass for three teachers; `training` the step beside other trainers, and what
-its options cost; `kernels` the kernel starts of a step of the large recipes; `checkouts` the step of another checkout
-(`--against`); `data` from files to pixels; `serving` a server under load; `page`
+`inference` one image, beside transformers' RADIO, timm, plain code and other encoders; `training` the step beside other
+trainers, and what its options cost; `kernels` the kernel starts of a step of the large recipes; `checkouts` the step of
+another checkout (`--against`); `data` from files to pixels; `page`
 docs/explanation/benchmarks.md. Several cases run in a process each, one after the other; one that fails is reported and
-the others go on. On a GPU `inference`, `sizes`, `stack` and `training` run. Results go to `benchmarks/results/`, those
-of quick runs to `runs/benchmarks-quick/`, where they replace nothing.
+the others go on. On a GPU `inference` and `training` run. Results go to `benchmarks/results/`, those of quick runs to
+`runs/benchmarks-quick/`, where they replace nothing.
 
 The page's tables are between `<!-- table: NAME -->` and `<!-- end -->`; all around them is written by hand.
 """
@@ -18,7 +17,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from typing import Annotated, Any, NamedTuple
@@ -34,8 +33,6 @@ from modeling_radio.core.settings import OneOf
 
 PAGE_FILE = ROOT / "docs" / "explanation" / "benchmarks.md"
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-LEAST_GROUPED = 10_000
-"""Numbers from here on have commas between thousands, and no fraction."""
 PAGE = "page"
 
 
@@ -60,18 +57,6 @@ def condense_best(rows: Rows) -> Rows:
     return chosen([row for row in rows if "best of equal work" in row])
 
 
-def condense_packed(rows: Rows) -> Rows:
-    """Return one row for each data type and set of images: how many times as fast a pack is as each other way."""
-    table: dict[tuple[Any, ...], Row] = {}
-    for row in rows:
-        line = table.setdefault((row["dtype"], row["images"]), {"dtype": row["dtype"], "images": row["images"]})
-        if row["way"] == "ours, packed":
-            line["ours, packed: ms"] = row["ms"]
-        else:
-            line[row["way"]] = row["ours, packed, is times as fast"]
-    return list(table.values())
-
-
 def choose(*columns: str) -> Callable[[Rows], Rows]:
     """Return a function that keeps these columns of a table."""
     return lambda rows: [{column: row[column] for column in columns if column in row} for row in rows]
@@ -80,26 +65,6 @@ def choose(*columns: str) -> Callable[[Rows], Rows]:
 TABLES: dict[str, tuple[str, str, Callable[[Rows], Rows]]] = {
     "best_of_equal_work": ("inference", "speed", condense_best),
     "speed": ("inference", "speed", condense_speed),
-    "windows": (
-        "sizes",
-        "windows",
-        choose("dtype", "size_px", "window", "ms", "times as fast as global", "Amdahl limit"),
-    ),
-    "packed": ("sizes", "packed", condense_packed),
-    "int8": (
-        "int8",
-        "int8",
-        choose(
-            "size_px",
-            "float32, ms",
-            *(
-                f"{way}, times as fast"
-                for way in ("int8", "compiled float32", "compiled int8", "ONNX float32", "ONNX int8")
-            ),
-            "int8, cosine",
-        ),
-    ),
-    "stack": ("stack", "stack", choose("network", "size, px", "whole, ms", "TFLOP", "times as fast as all teachers")),
     "training": ("training", "training", choose("trainer", "step, ms", "images per second", "ours is times as fast")),
     "training_options": ("training", "training_options", choose("step", "CPU, ms", "more CPU", "more memory")),
     "kernels": (
@@ -118,7 +83,6 @@ TABLES: dict[str, tuple[str, str, Callable[[Rows], Rows]]] = {
         ),
     ),
     "data": ("data", "data", choose("format", "workers", "images/s")),
-    "serving": ("serving", "serving", choose("in flight", "images a second", "median, ms", "95 %, ms")),
 }
 """By the name of a table on the page: case and table of its results, and the function that makes its rows.
 
@@ -130,31 +94,18 @@ def caption(result: Result) -> str:
     machine = result.machine
     where = ", ".join([*([machine["gpu"]] if "gpu" in machine else []), machine["processor"]])
     versions = ", ".join(f"{name} {machine[name]}" for name in ("torch", "transformers", "timm") if name in machine)
-    shown = {name: fact for name, fact in result.facts.items() if not isinstance(fact, list) and "/s" not in name}
-    facts = "".join(f"; {fact_text(*fact)}" for fact in shown.items())
+    facts = "".join(f"; {name} {fact}" for name, fact in result.facts.items() if "/s" not in name)
     return f"**{result.subject}**, {where}, {machine['threads']} threads, {machine['date']}; {versions}{facts}"
 
 
-def fact_text(name: str, value: object) -> str:
-    """Return a fact in words, such as `dtype float32` or `requests: answered 12,000, lost 0`."""
-    if isinstance(value, Mapping):
-        return f"{name}: " + ", ".join(fact_text(*each) for each in value.items())
-    is_large = isinstance(value, int | float) and abs(value) >= LEAST_GROUPED
-    return f"{name} {value:,.0f}" if is_large else f"{name} {value}"
-
-
 def build_table(name: str) -> str:
-    """Return a table of the page with a caption for each subject and machine, without rows of removed options.
-
-    Facts that are rows get a table of their own.
-    """
+    """Return a table of the page with a caption for each subject and machine, without rows of removed options."""
     case, table, condense = TABLES[name]
     parts = []
     for result in load_results(RESULTS / f"{case}.jsonl"):
         if result.table == table:
             rows = [row for row in result.rows if not row.get("is_gone")]
             parts += [caption(result), table_of(condense(rows))]
-            parts += [f"{fact}:\n\n{table_of(rows)}" for fact, rows in result.facts.items() if isinstance(rows, list)]
     return "\n\n".join(parts)
 
 
@@ -185,14 +136,10 @@ class Case(NamedTuple):
 
 CASES: dict[str, Case] = {
     "inference": Case("inference", on_gpu=True),
-    "sizes": Case("sizes", on_gpu=True),
-    "int8": Case("int8"),
-    "stack": Case("stack", on_gpu=True),
     "training": Case("training", on_gpu=True),
     "kernels": Case("kernels"),
     "checkouts": Case("training", "run_checkouts"),
     "data": Case("data"),
-    "serving": Case("serving"),
 }
 
 

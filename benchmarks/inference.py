@@ -72,36 +72,28 @@ class Network(NamedTuple):
     counted_as: str | None = None
 
 
-def build_ours(config: RadioConfig, placement: Placement, *, compiled: bool = False) -> RadioModel:
-    """Return our model; `compiled` compiles its blocks, once for all and all sizes."""
+def _ours(
+    config: RadioConfig, placement: Placement, size: int, window: int | str = "global", *, compiled: bool = False
+) -> Encode:
     model = RadioModel(config).eval().to(placement.device, placement.dtype)
-    if compiled:
+    if compiled:  # block by block, once for all and all sizes
         for block in model.radio_model.model.blocks:
             block.compile(dynamic=None)
-    return model
-
-
-def _ours(
-    config: RadioConfig, placement: Placement, size: int, window: int | str = "global", **changes: bool
-) -> Encode:
-    model = build_ours(config, placement, **changes)
     return lambda images: model(images, window_size=window).last_hidden_state
 
 
-def build_native(config: RadioConfig, placement: Placement) -> nn.Module:
-    """Return transformers' model of our configuration."""
-    return NativeModel(NativeConfig.from_dict(config.to_dict())).eval().to(placement.device, placement.dtype)
+def _native(config: RadioConfig, placement: Placement, size: int) -> Encode:
+    return _last_hidden_state(NativeModel(NativeConfig.from_dict(config.to_dict())), placement)
 
 
-def build_timm(config: RadioConfig, placement: Placement) -> Any:
-    """Return timm's RADIO, which it builds of its NaFlexViT."""
+def _timm_radio(config: RadioConfig, placement: Placement, size: int) -> Encode:
     model = timm.create_model(
         "naflexvit_base_patch16_radio_v3",
         init_values=config.layerscale_value if config.use_layer_scale else None,
         pos_embed_grid_size=2 * (config.position_grid_size,),
         **_timm_shape(config),
     )
-    return model.eval().to(placement.device, placement.dtype)
+    return model.eval().to(placement.device, placement.dtype).forward_features
 
 
 def _timm_shape(config: RadioConfig) -> dict[str, Any]:
@@ -218,8 +210,8 @@ NETWORKS: dict[str, Network] = {
     OURS: Network(_ours),
     COMPILED: Network(partial(_ours, compiled=True), counted_as=OURS),
     WINDOWED: Network(partial(_ours, window=WINDOW)),
-    NATIVE: Network(lambda config, placement, size: _last_hidden_state(build_native(config, placement), placement)),
-    "timm RADIO": Network(lambda config, placement, size: build_timm(config, placement).forward_features),
+    NATIVE: Network(_native),
+    "timm RADIO": Network(_timm_radio),
     "timm ViT": Network(_timm_vit, by_size=True),
     "plain code": Network(_plain_code, by_size=True),
     "DINOv3": Network(_dinov3),

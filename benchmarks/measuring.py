@@ -53,7 +53,6 @@ class MeasuringSettings(Settings):
         preset: Shape of the networks with random weights.
         sizes: Image sides in pixels.
         dtypes: Data types of the compared networks.
-        student: Model folder for `serving`; None for random weights.
         photographs: Folder of JPEGs for `data`; None for the demo's packages.
         peer_python: Python with lightly-train and timm; None leaves out that trainer.
         against: Root of another checkout of this project for `checkouts`; None times the present one alone.
@@ -64,7 +63,6 @@ class MeasuringSettings(Settings):
     preset: Annotated[str, OneOf(RadioConfig.presets)] = "radio_v2.5-b"
     sizes: list[int] = [224, 512, 1024]
     dtypes: Annotated[list[str], OneOf(("float32", "bfloat16", "float16"))] = ["float32", "bfloat16"]
-    student: Path | None = None
     photographs: Path | None = None
     peer_python: str | None = None
     against: Path | None = None
@@ -361,8 +359,7 @@ def report(
     path = (QUICK_RESULTS if settings.quick else RESULTS) / f"{case}.jsonl"
     results = [*(other for other in load_results(path) if other.key != result.key), result]
     write_text(path, "".join(f"{json.dumps(each._asdict())}\n" for each in results))
-    tables = [rows, *(fact for fact in result.facts.values() if isinstance(fact, list))]
-    print(*map(table_of, tables), json.dumps({**result.machine, **result.facts}), f"Wrote {path}.", sep="\n\n")
+    print(table_of(rows), json.dumps({**result.machine, **result.facts}), f"Wrote {path}.", sep="\n\n")
     return path
 
 

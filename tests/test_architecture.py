@@ -36,7 +36,7 @@ ARROWS = {
     "studies": {"modeling_radio", "core", "metrics", "figures", "training", "evaluation"},
     "demo": {"modeling_radio", "core", "metrics", "figures", "model_cards", "training", "evaluation", "publishing"},
     "api": {"modeling_radio", "core", "metrics", "training", "tuning", "evaluation", "extraction", "prediction"},
-    "benchmarks": {"modeling_radio", "core", "conversion", "training", "demo"},
+    "benchmarks": {"modeling_radio", "core", "training", "demo"},
     "notebooks": {"core"},
 }
 

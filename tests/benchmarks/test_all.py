@@ -11,12 +11,12 @@ from benchmarks.all import CASES, MARKED, PAGE_FILE, TABLES, AllSettings, fill
 
 @pytest.fixture
 def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """What would run; `stack` fails."""
+    """What would run; `training` fails."""
     seen: list[list[str]] = []
 
     def run(command: list[str], check: bool) -> subprocess.CompletedProcess:
         seen.append(command)
-        return subprocess.CompletedProcess(command, int("--only=stack" in command))
+        return subprocess.CompletedProcess(command, int("--only=training" in command))
 
     monkeypatch.setattr(all_benchmarks.subprocess, "run", run)
     monkeypatch.setattr(all_benchmarks, "write_page", lambda: seen.append(["page"]))
@@ -24,12 +24,12 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 
 def test_all_run_even_if_one_fails(commands: list[list[str]], capsys: pytest.CaptureFixture[str]) -> None:
-    assert all_benchmarks.main(["--sizes=224,512", "--student=folder"]) == 1
+    assert all_benchmarks.main(["--sizes=224,512", "--photographs=folder"]) == 1
     assert commands[-1] == ["page"]
     assert [command[1:4] for command in commands[:-1]] == [["-m", "benchmarks.all", f"--only={name}"] for name in CASES]
     settings = all_benchmarks.COMMAND.read(commands[0][3:])
-    assert settings == AllSettings(only=["inference"], sizes=[224, 512], student=Path("folder"))
-    assert "stack failed; see above. All others are written." in capsys.readouterr().err
+    assert settings == AllSettings(only=["inference"], sizes=[224, 512], photographs=Path("folder"))
+    assert "training failed; see above. All others are written." in capsys.readouterr().err
 
 
 def test_the_page_is_current() -> None:
