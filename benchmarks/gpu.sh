@@ -6,19 +6,15 @@
 #     tests      the tests marked `gpu`
 #     inference  speed and memory of one image and of full batches, beside native transformers, timm and plain code
 #     step       a training step of the large recipes: its time and kernel starts beside those of `radio plan`
-#     teachers   that step with teachers in 8 bits (fp8, int8)
-#     varlen     that step with PyTorch's attention for packs, `student.attention=varlen_attn`
-#     compile    that step with compiled student and teachers
 #     demo       the recipe demo_gpu with its scores; it downloads its teachers, and the same command goes on
 # All but `demo` need no download: pictures are drawn, weights are random. The Python (PYTHON, by default python3) gets
 # what it lacks by pip: from WHEELS, a folder made elsewhere by `pip wheel --wheel-dir FOLDER ".[dev]" setuptools`, or
 # else from PyPI. Text, tables, card and versions go to RESULTS, by default gpu-results. A part that fails or takes too
 # long does not stop the others; the status is then 1. DEVICE=cpu tries the parts on a CPU, with small networks.
-# There fp8 and varlen_attn are refused, as their rows say.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-PARTS=(tests inference step teachers varlen compile)
+PARTS=(tests inference step)
 SECONDS_OF_PART=480
 PYTHON=${PYTHON:-python3}
 DEVICE=${DEVICE:-cuda}
@@ -29,7 +25,7 @@ commands_of() { # PART: prints its command, a word a line
     case "$1" in
     tests) words=(pytest -q -n 0 -m gpu) ;;
     inference) words=(benchmarks.all --only inference --dtypes bfloat16 --device "$DEVICE") ;;
-    step | teachers | varlen | compile) words=(benchmarks.planned --only "$1" --device "$DEVICE") ;;
+    step) words=(benchmarks.planned --device "$DEVICE") ;;
     demo) words=(modeling_radio distill --recipe demo_gpu --output "$RESULTS/demo_gpu" --max-minutes 6) ;;
     *) return 1 ;;
     esac

@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 QUICK_RESULTS = ROOT / "runs" / "benchmarks-quick"
 """Folder of the results of quick runs, which replace no careful ones."""
-PACKAGES = ("torch", "torchvision", "transformers", "timm", "torchao")
+PACKAGES = ("torch", "torchvision", "transformers", "timm")
 PRODUCT_SIDE = {"cpu": 2048, "cuda": 8192}
 """Sides of the matrices that measure the machine's peak. Our choice: large enough for full speed."""
 PEAK_ROUNDS = 5

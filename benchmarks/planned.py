@@ -1,13 +1,11 @@
 """One rank's real training step of a large recipe, timed on one GPU beside the seconds and the starts of `radio plan`.
 
-    python -m benchmarks.planned --device cuda [--only step,teachers,varlen,compile] [--quick]
+    python -m benchmarks.planned --device cuda [--quick]
 
-`step` the large recipes; `teachers` teachers in 8 bits; `varlen` PyTorch's attention for packs; `compile` compiled
-blocks of student and teachers. Networks have their published shape and random weights, pictures are drawn, and all
-views are cut before the first step: nothing is downloaded, and no step waits for images. There is one process, and so
-no exchange of gradients. Each row runs in a process of its own and is written when it is measured; a row that fails
-says why, and the others go on. `--quick` takes narrow networks, small images, few steps and the first recipe of a part,
-so that a CPU needs little.
+Networks have their published shape and random weights, pictures are drawn, and all views are cut before the first step:
+nothing is downloaded, and no step waits for images. There is one process, and so no exchange of gradients. Each row
+runs in a process of its own and is written when it is measured; a row that fails says why, and the others go on.
+`--quick` takes narrow networks, small images, few steps and the first row alone, so that a CPU needs little.
 
 The plan's seconds are those of its two assumptions, the share of the card's peak and the microseconds of a start,
 without exchange and waiting. On a card whose peak is not known, and on a CPU, the peak is that of a matrix product
@@ -23,7 +21,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -34,7 +32,6 @@ from benchmarks.steps import GPU_MEMORY, StepTimer
 from modeling_radio import RadioConfig
 from modeling_radio.core.command_line import Command
 from modeling_radio.core.errors import UserError
-from modeling_radio.core.settings import OneOf
 from modeling_radio.training.distillation.throughput import card_of
 from modeling_radio.training.distillation.trainer import Distiller
 from modeling_radio.training.plan import DEFAULT_IMAGE_KB, DEFAULT_MFU, DEFAULT_START_US
@@ -66,74 +63,34 @@ class Variant(NamedTuple):
     Attributes:
         recipe: Name of the recipe.
         num_ranks: GPUs of the whole run, of which the first one's share is computed.
-        changes: Settings that differ from the recipe.
-        of_teachers: Settings of each teacher that differ; all teachers of one network must have the same.
     """
 
     recipe: str
     num_ranks: int
-    changes: tuple[str, ...] = ()
-    of_teachers: tuple[str, ...] = ()
-
-    @property
-    def words(self) -> str:
-        """The changes in words."""
-        return ", ".join([*self.changes, *(f"teachers: {each}" for each in self.of_teachers)]) or "none"
 
 
-PARTS: dict[str, list[Variant]] = {
-    "step": [Variant("radio_s", 64), Variant("radio_s", 8), Variant("c_radio_v4_h", 64)],
-    "teachers": [
-        Variant("radio_s", 64),
-        *(Variant("radio_s", 64, of_teachers=(f"precision={precision}",)) for precision in ("fp8", "int8")),
-    ],
-    "varlen": [
-        Variant("radio_s", 64),
-        Variant("radio_s", 64, ("student.attention=varlen_attn",)),
-        Variant("radio_s", 8),
-        Variant("radio_s", 8, ("student.attention=varlen_attn",)),
-    ],
-    "compile": [
-        Variant("radio_s", 64),
-        Variant("radio_s", 64, ("student.compile=true",)),
-        Variant("radio_s", 64, of_teachers=("compile=true",)),
-        Variant("radio_s", 64, ("student.compile=true",), ("compile=true",)),
-    ],
-}
+VARIANTS = [Variant("radio_s", 64), Variant("radio_s", 8), Variant("c_radio_v4_h", 64)]
 
 
-class PlannedSettings(MeasuringSettings):
-    """Settings of a run.
-
-    Attributes:
-        only: Names of parts; all by default.
-    """
-
-    only: Annotated[list[str], OneOf(PARTS)] = [*PARTS]
-
-
-def run(settings: PlannedSettings) -> None:
-    """Measure and report all variants of the chosen parts.
+def run(settings: MeasuringSettings) -> None:
+    """Measure and report all variants.
 
     Raises:
         UserError: In the end, if some failed.
     """
     settings.check()
-    failed = []
-    for part in settings.only:
-        rows: list[Row] = []
-        variants = PARTS[part]
-        for variant in [each for each in variants if each[:2] == variants[0][:2] or not settings.quick]:
-            rows.append(_in_new_process(variant, settings))
-            report(settings, "planned", part, "one step of the last stage", rows, device=settings.device)
-        failed += [f"{part}, {row['changes']}" for row in rows if FAILED in row]
+    rows: list[Row] = []
+    for variant in VARIANTS[:1] if settings.quick else VARIANTS:
+        rows.append(_in_new_process(variant, settings))
+        report(settings, "planned", "step", "one step of the last stage", rows, device=settings.device)
+    failed = [f"{row['recipe']} on {row['GPUs']} GPUs" for row in rows if FAILED in row]
     if failed:
-        raise UserError(f"{'; '.join(failed)} failed; the tables tell why. All others are written.")
+        raise UserError(f"{'; '.join(failed)} failed; the table tells why. All others are written.")
 
 
-def _in_new_process(variant: Variant, settings: PlannedSettings) -> Row:
+def _in_new_process(variant: Variant, settings: MeasuringSettings) -> Row:
     """Return the row of a variant, measured in a process that gives all memory back."""
-    row: Row = {"recipe": variant.recipe, "GPUs": variant.num_ranks, "changes": variant.words}
+    row: Row = {"recipe": variant.recipe, "GPUs": variant.num_ranks}
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         measured = pool.submit(measure, variant, settings.device, settings.quick)
         error = measured.exception()  # waits
@@ -172,10 +129,9 @@ def measure(variant: Variant, device: str, is_small: bool) -> Row:
         flops = sum(simulated.flops.values())
         row |= {"TFLOP": flops / 1e12, "share of peak": 1000 * flops / row["step, ms"] / card.peak_flops}
         row |= {"starts by plan": simulated.starts}
-        if not variant.changes and not variant.of_teachers:  # compiled code and 8 bits hide theirs
-            with StartCounter() as counter:
-                timer.run(1)
-            row |= {"operators": counter.starts.total()}
+        with StartCounter() as counter:
+            timer.run(1)
+        row |= {"operators": counter.starts.total()}
         if device == "cuda":
             launched = _launches(partial(timer.run, 1))
             row |= {"launched": launched, "us of a start, at most": 1000 * row["step, ms"] / launched}
@@ -193,9 +149,7 @@ def recipe_of(variant: Variant, folder: Path, device: str, is_small: bool) -> Re
         device: As of `measure`.
         is_small: As of `measure`.
     """
-    plain = load_recipe(variant.recipe, ["data.source=unopened"])
-    changes = [f"data.source={folder / 'images'}", *(SMALL if is_small else ()), *variant.changes]
-    changes += [f"teachers.{entry.name}.{change}" for entry in plain.teachers for change in variant.of_teachers]
+    changes = [f"data.source={folder / 'images'}", *(SMALL if is_small else ())]
     stage = last_stage(load_recipe(variant.recipe, changes))
     num_steps = WARM_UP_STEPS + TIMED_STEPS + 2  # one is counted and one profiled
     stage = stage.replace(
@@ -229,7 +183,7 @@ def _launches(call: Callable[[], object]) -> int:
     return sum(event.count for event in profiler.key_averages() if "LaunchKernel" in event.key)
 
 
-COMMAND = Command("benchmarks.planned", __doc__.partition("\n")[0], PlannedSettings)
+COMMAND = Command("benchmarks.planned", __doc__.partition("\n")[0], MeasuringSettings)
 
 
 main = partial(COMMAND.run, run, extra="dev")

@@ -1,6 +1,6 @@
 """Other trainers of the same student and teacher, both with random weights: programs that run steps on request.
 
-    python -m benchmarks.trainers plain FOLDER BATCH_SIZE NUM_WARM_UP_STEPS NUM_WORKERS [compiled]
+    python -m benchmarks.trainers plain FOLDER BATCH_SIZE NUM_WARM_UP_STEPS NUM_WORKERS
     PEER_PYTHON -m benchmarks.trainers lightly FOLDER BATCH_SIZE NUM_WARM_UP_STEPS OUTPUT
 
 "plain" is our loop in PyTorch after UNIC (https://arxiv.org/abs/2408.05088, section 3): the least that any trainer
@@ -148,12 +148,10 @@ def plain_steps(network: PlainDistillation, folder: Path, batch_size: int, num_w
             yield loss.detach()
 
 
-def run_plain(folder: str, batch_size: str, num_warm_up_steps: str, num_workers: str, *compiled: str) -> None:
+def run_plain(folder: str, batch_size: str, num_warm_up_steps: str, num_workers: str) -> None:
     """Run the plain loop, which waits after the requested steps."""
     stepper = Stepper(int(num_warm_up_steps))
     network = build_plain().to("cuda" if torch.cuda.is_available() else "cpu")
-    if compiled:
-        network.compile()
     for _ in plain_steps(network, Path(folder), int(batch_size), int(num_workers)):
         stepper.end_step()
 

@@ -2,7 +2,7 @@
 
 Other trainers: a ViT-Ti/16 (192 wide, 12 blocks) learns from DINOv2-S/14, both of random weights, from crops of 224 px
 of one folder of JPEGs, in bfloat16 by autocast with AdamW, data decoded in the process that trains. Ours uses no option
-that the others lack (MESA, DAMP). On a GPU batches are larger, other processes decode, and compiled networks take part.
+that the others lack (MESA, DAMP). On a GPU batches are larger and other processes decode.
 
 Options: each is compared with the demo's recipe without it, one thread, images of 128 px, a step's 64 in one pass, full
 banks and windows in every step. "more CPU" is the median over the rounds of the increase over the plain step of the
@@ -106,18 +106,11 @@ def time_trainers(settings: MeasuringSettings, rounds: int, num_steps: int) -> d
         ours = [sys.executable, steps.__file__, f"{scratch}/run", *recipe_changes(folder, device)]
         plain = [*trainers, "plain", *common, str(NUM_WORKERS[device])]
         commands = {OURS: ours, "plain loop": plain}
-        hidden = {"CUDA_VISIBLE_DEVICES": ""}
-        if settings.on_gpu:
-            hidden = {}
-            ours_compiled = [*ours, "student.compile=true", "teachers.dinov2-s.compile=true"]
-            ours_compiled[2] = f"{scratch}/compiled"
-            commands |= {f"{OURS}, compiled": ours_compiled, "plain loop, compiled": [*plain, "compiled"]}
-        elif settings.peer_python is not None:
+        hidden = {} if settings.on_gpu else {"CUDA_VISIBLE_DEVICES": ""}
+        if settings.peer_python is not None and not settings.on_gpu:
             commands["lightly-train"] = [settings.peer_python, *trainers[1:], "lightly", *common, f"{scratch}/lightly"]
         processes = {name: StepProcess(name, command, ROOT, **hidden) for name, command in commands.items()}
-        for name, process in processes.items():
-            if name.startswith(OURS):
-                process.time(WARM_UP_STEPS)  # the others have done so
+        processes[OURS].time(WARM_UP_STEPS)  # the others have done so
         return take_step_turns(processes, rounds, num_steps)
 
 

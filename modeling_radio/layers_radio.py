@@ -162,7 +162,6 @@ def _neighbors(coordinates: Tensor, side: int) -> tuple[Tensor, Tensor]:
 Segments = tuple[tuple[int, int], ...]
 """A sequence as consecutive runs `(count, length)`: `count` neighboring segments of `length` tokens each; a token
 attends to its own segment only."""
-VARLEN_ATTENTION = "varlen_attn"  # PyTorch's own, which our training registers
 Record = Callable[[Tensor], None]  # takes attention weights; a list would be copied by accelerate's and FSDP's hooks
 
 
@@ -206,11 +205,6 @@ def variable_lengths(segments: Segments, batch_size: int, device: torch.device) 
     boundaries = torch.tensor([0, *lengths], device=device).cumsum(0).to(torch.int32)
     names = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
     return dict(zip(names, (boundaries, boundaries, max(lengths), max(lengths)), strict=True))
-
-
-def takes_lengths(config: RadioConfig) -> bool:
-    """Return whether the attention function attends within segments of unequal lengths in one call."""
-    return is_flash_attention_requested(config) or config._attn_implementation == VARLEN_ATTENTION
 
 
 @dataclass(frozen=True)
@@ -499,7 +493,7 @@ class RadioAttention(nn.Module):
         segments = segments or ((1, qkv.shape[1]),)
         if len(segments) == 1:
             outputs = [self._attend(qkv, segments[0][0], is_eager)]
-        elif not is_eager and takes_lengths(self.config):  # one call for segments of unequal lengths
+        elif not is_eager and is_flash_attention_requested(self.config):  # one call for segments of unequal lengths
             lengths = variable_lengths(segments, batch_size, qkv.device)
             outputs = [self._attend(qkv.flatten(0, 1).unsqueeze(0), 1, False, **lengths)]
         else:

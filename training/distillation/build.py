@@ -37,7 +37,6 @@ from modeling_radio.training.student.sharding import (
     shard_by_own_parts,
     shard_within,
 )
-from modeling_radio.training.student.varlen import check_varlen
 from modeling_radio.training.student.warm_start.projections import PrincipalProjections
 from modeling_radio.training.student.warm_start.radio import WarmStart
 from modeling_radio.training.student.warm_start.start import start_student
@@ -109,7 +108,6 @@ def build_run(
         RecipeError: If the recipe does not fit its images, teachers or ranks.
         OutOfTime: If the deadline passes while a cache is written; the part written is kept.
     """
-    check_varlen(recipe, accelerator.device)
     teachers = inputs.load_teachers(recipe, accelerator.device)
     images = inputs.open_images(recipe)
     networks = _build_networks(recipe, accelerator, teachers, output, init_from, is_new=is_new)

@@ -41,7 +41,6 @@ from modeling_radio.training.targets.feature_cache import (
 )
 from modeling_radio.training.targets.online import OnlineTargets
 from modeling_radio.training.teachers.base import Teacher, by_network
-from modeling_radio.training.teachers.eight_bits import check_eight_bits, describe_blocks
 from modeling_radio.training.teachers.outputs import TeacherWidths
 from modeling_radio.training.teachers.published.base import loading_turn
 from modeling_radio.training.teachers.registry import check_devices, place_teacher, share_network, teacher_of_recipe
@@ -137,9 +136,6 @@ def load_teachers(recipe: Recipe, device: torch.device) -> dict[str, Teacher]:
     They are never wrapped, trained or saved. The first rank, which also knows what all others must, loads all.
     """
     check_devices(recipe.teachers)
-    for entry in recipe.teachers:
-        if entry.has_8_bits:
-            check_eight_bits(entry.name, entry.precision, entry.device or device)
     patch_size, inner_depths = student_patch_size(recipe), recipe.inner_depths()
     rank, num_ranks = rank_and_count()
     needed = {*teachers_of_rank(recipe, rank, num_ranks), recipe.student.init_from}
@@ -153,8 +149,6 @@ def load_teachers(recipe: Recipe, device: torch.device) -> dict[str, Teacher]:
             if entry.name in inner_depths:
                 teacher.use_depths(inner_depths[entry.name])
             teachers[entry.name] = place_teacher(teacher, entry, device)
-            if rank == 0 and entry.has_8_bits:
-                print(describe_blocks(teacher), flush=True)
     check_image_sizes(recipe, teachers)
     _check_own_networks(recipe, teachers)
     return teachers

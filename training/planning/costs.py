@@ -23,7 +23,6 @@ from modeling_radio.training.recipes.recipe import PartitionRecipe, Recipe, Teac
 from modeling_radio.training.student.build import checkpoint_blocks, student_config, student_patch_size
 from modeling_radio.training.student.foreign import global_window
 from modeling_radio.training.teachers.base import Teacher, by_network
-from modeling_radio.training.teachers.eight_bits import eight_bit_layers
 from modeling_radio.training.teachers.outputs import TeacherShape, longest_list
 from modeling_radio.training.teachers.registry import (
     can_be_random,
@@ -333,9 +332,7 @@ class TeacherCost:
             own = set(teacher.parameters()) - shared
             self.num_parameters = sum(weight.numel() for weight in own)
             is_half = entry.options.get("weights_dtype") == "bfloat16"
-            layers = eight_bit_layers(teacher) if entry.has_8_bits else []
-            in_8_bits = sum(weight.numel() for weight in own & {layer.weight for layer in layers})
-            self.weight_bytes = (2 if is_half else 4) * (self.num_parameters - in_8_bits) + in_8_bits
+            self.weight_bytes = (2 if is_half else 4) * self.num_parameters
             self.num_blocks = len(teacher.blocks() or longest_list(teacher))
             self.download_bytes = 4 * self.num_parameters
         package = package_of(entry)

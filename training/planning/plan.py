@@ -34,7 +34,6 @@ from modeling_radio.training.planning.memory import (
     memory_of_passes,
 )
 from modeling_radio.training.planning.simulation import (
-    EIGHT_BIT_GAIN,
     GPUS_PER_MACHINE,
     LINK_SPEED,
     NETWORK_SPEED,
@@ -126,14 +125,9 @@ class Plan:
         is_other = has_own and card.memory_gib != self.card.memory_gib
         return Plan(self.recipe, self.num_gpus, self.networks, card) if is_other else self
 
-    def seconds(self, speed: Speed, in_8_bits: str | None = None) -> float:
-        """Return the time of the whole run: of all steps of all stages, and of the pass that fills a feature cache.
-
-        Args:
-            speed: Assumed speed of the GPUs and the workers.
-            in_8_bits: A teacher that computes in 8 bits, whatever the recipe says.
-        """
-        steps = sum(stage.schedule.num_steps * self.step_time(stage, speed, in_8_bits).total for stage in self.stages)
+    def seconds(self, speed: Speed) -> float:
+        """Return the time of the whole run: of all steps of all stages, and of the pass that fills a feature cache."""
+        steps = sum(stage.schedule.num_steps * self.step_time(stage, speed).total for stage in self.stages)
         return steps + self.cache_seconds(speed)
 
     def cache_seconds(self, speed: Speed) -> float:
@@ -168,12 +162,10 @@ class Plan:
         targets = max(passes, key=lambda each: each.total(is_checkpointed=False)).targets
         return between.with_pass(PassBytes(targets, most - targets, least - targets))
 
-    def step_time(self, stage: Recipe, speed: Speed, in_8_bits: str | None = None) -> StepTime:
-        """Return the simulated time of a step of a stage; arguments are those of `seconds`."""
-        teachers = [each.replace(precision="int8") if each.name == in_8_bits else each for each in stage.teachers]
-        stage, simulated = stage.replace(teachers=teachers), self.simulated[stage.name]
+    def step_time(self, stage: Recipe, speed: Speed) -> StepTime:
+        """Return the simulated time of a step of a stage."""
         learned = self.networks.num_parameters + self.head_parameters()
-        return time_of(simulated, stage, self.num_gpus, learned, speed)
+        return time_of(self.simulated[stage.name], stage, self.num_gpus, learned, speed)
 
     def head_parameters(self) -> int:
         """Return the parameters of the auxiliary heads, of the stage with most of them."""
@@ -250,8 +242,7 @@ def describe_ranks(plans: Sequence[Plan], speed: Speed) -> str:
         f"{NETWORK_SPEED / 1e9:.0f} GB/s over a network port of each GPU; none of it is hidden. While the GPU works, "
         f"a worker cuts {1 / view_seconds(speed.image_kb):.0f} views a second from files of {speed.image_kb:g} kB: one "
         f"for the student and one for each network of a teacher. A kernel takes {speed.start_us:g} us of the processor "
-        f"to start, while the GPU works. Teachers in 8 bits run {EIGHT_BIT_GAIN:g} times as fast. Not counted: the "
-        "optimizer, windows.",
+        f"to start, while the GPU works. Not counted: the optimizer, windows.",
         "Images are divided so that ranks have equal work over all partitions of a step. A rank without an image of a "
         "partition computes a dummy image with weight 0: the gradient is the same on any number of GPUs.",
     ]
@@ -310,12 +301,6 @@ def advise(plan: Plan, speed: Speed) -> str:
     if time.waiting > MUCH_WAITING * time.total:
         return f"fewer GPUs, for they wait for the slowest of them {time.waiting / time.total:.0%} of a step {where}."
     heaviest = max(time.parts, key=lambda part: time.parts[part])
-    teachers = {entry.name: entry for entry in stage.teachers}
-    if heaviest in teachers and plan.networks.teachers[heaviest].num_blocks and not teachers[heaviest].has_8_bits:
-        seconds = plan.seconds(speed, heaviest)
-        return (
-            f"`teachers.{heaviest}.precision=int8` (or fp8), {_duration(seconds)} in all; its targets are less exact."
-        )
     if heaviest == STUDENT_PART and stage.student.gradient_checkpointing:
         return "`student.gradient_checkpointing=false` where memory is enough: it computes the forward pass twice."
     return f"{heaviest} takes most of a step {where}; no setting makes it cheaper without another result."

@@ -34,10 +34,6 @@ of a second machine (2026-12-01)."""
 MOST_SECONDS_PER_VIEW = 0.04
 """Limit of these seconds for large files, which drafts decode at a part of their size: measured at 12 megapixels."""
 
-EIGHT_BIT_GAIN = 1.5
-"""Gain in speed of a teacher in 8 bits. Our choice: data sheets have twice the operations of bfloat16, dense 1,979
-TFLOP/s for an H100 SXM, but attention, norms and the scaling of inputs stay in bfloat16."""
-
 
 class SimulatedStep(NamedTuple):
     """A step of a stage, in the mean over the simulated ones.
@@ -232,9 +228,7 @@ def time_of(step: SimulatedStep, stage: Recipe, num_gpus: int, num_parameters: i
         num_parameters: Learned numbers, whose float32 gradients are exchanged.
         speed: Assumed speed of the GPU and the workers.
     """
-    in_8_bits = {entry.name for entry in stage.teachers if entry.has_8_bits}
-    rate = speed.card.peak_flops * speed.mfu
-    parts = {part: flops / (rate * EIGHT_BIT_GAIN if part in in_8_bits else rate) for part, flops in step.flops.items()}
+    parts = {part: flops / (speed.card.peak_flops * speed.mfu) for part, flops in step.flops.items()}
     workers = max(1, stage.data.num_workers)
     return StepTime(
         parts,

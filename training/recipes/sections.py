@@ -527,7 +527,7 @@ def target_name(teacher: str, depth: float) -> str:
 RunModeName = Literal["native", "fixed", "mosaic"]
 Upsampling = Literal["bilinear", "tiles", "featsharp"]
 Precision = Literal["float32", "bfloat16"]
-TeacherPrecision = Literal["float32", "bfloat16", "int8", "fp8"]
+TeacherPrecision = Literal["float32", "bfloat16"]
 
 
 OWN_ARCHITECTURE = "radio"
@@ -559,10 +559,10 @@ class StudentRecipe(RecipeSection):
         positions: Initial values of the position table: "normal" (random, as published) or "sincos" (two-dimensional
             sines, with which a short run learns much faster).
         attention: Implementation of transformers in training, for example "sdpa" or "eager"; small bfloat16 batches on
-            a CPU are faster with "eager". "varlen_attn" is PyTorch's own for packs on a GPU.
+            a CPU are faster with "eager".
         gradient_checkpointing: Keep only each block's input for the backward pass and compute the rest again: a
             fraction of the memory for about a third more time.
-        compile: Compile every block with `torch.compile`; of packed images all but attention.
+        compile: Compile every block with `torch.compile`; not for packed images.
         passes_at_once: Accumulated parts of a step that run at the same time on the cores of a CPU, in one process and
             without noise or dropout; elsewhere they run one after the other.
         init_from: Folder, Hub id or "timm:NAME" of a checkpoint to start from. From a RADIO checkpoint, ours or
@@ -621,8 +621,7 @@ class RunOptions(RecipeSection):
         upsample: Method that makes the grid of the mode "fixed" finer than the teacher's own: "bilinear", "tiles" (adds
             detail of tiles, untrained), or "featsharp" (a network that `radio upsampler` trained for it).
         upsampler: Experimental. Folder of that network.
-        precision: "float32", or "bfloat16" for autocast. "int8" and "fp8": the linear layers of its blocks in 8 bits by
-            torchao, all else as "bfloat16"; "fp8" needs a GPU that has it. Outputs are float32 in all cases.
+        precision: "float32", or "bfloat16" for autocast. Outputs are float32 in both cases.
     """
 
     run_mode: RunModeName | None = None
@@ -637,11 +636,6 @@ class RunOptions(RecipeSection):
         require((self.upsample == "featsharp") == bool(self.upsampler), "upsampler", self.upsampler, rule)
         return self
 
-    @property
-    def has_8_bits(self) -> bool:
-        """True if layers compute in 8 bits."""
-        return self.precision in ("int8", "fp8")
-
 
 class TeacherRecipe(RunOptions, NamedSection):
     """One frozen teacher.
@@ -652,7 +646,6 @@ class TeacherRecipe(RunOptions, NamedSection):
         source: Hub id or folder; None if the kind has only one.
         options: Further arguments of that kind, for example which layer.
         device: Where it runs, for example "cuda:1"; None for the student's device.
-        compile: Compile its network with `torch.compile`, block by block if most of its weights are in blocks.
         shard: Divide the weights of its blocks among the ranks of a machine that run it, and gather one block at a time
             (FSDP2). For a teacher that is too large beside the student; each pass gathers all of its blocks.
         feature_weight: Factor of its dense loss.
@@ -667,7 +660,6 @@ class TeacherRecipe(RunOptions, NamedSection):
     source: ModelId | None = None
     options: Clearable = {}
     device: Annotated[str | None, INDECISIVE] = None
-    compile: Annotated[bool, INDECISIVE] = False
     shard: Annotated[bool, INDECISIVE] = False
     feature_weight: float = Field(1.0, ge=0)
     summary_weight: float = Field(1.0, ge=0)
@@ -684,9 +676,6 @@ class TeacherRecipe(RunOptions, NamedSection):
         for key in self.options:
             rule = f"written one level up, as teachers.{self.name}.{key}"
             require(key not in type(self).model_fields, f"options.{key}", self.options[key], rule)
-        require(not (self.shard and self.compile), "shard", self.shard, "false with `compile`")
-        rule = f"false with `precision` {self.precision!r}"
-        require(not (self.shard and self.has_8_bits), "shard", self.shard, rule)
         return self
 
     def run_options(self) -> RunOptions:

@@ -20,15 +20,14 @@ from modeling_radio.checks_radio import did_you_mean
 from modeling_radio.core.imports import find_function, is_import_path
 from modeling_radio.core.seeds import derive_seed
 from modeling_radio.core.timing import fastest_seconds
-from modeling_radio.layers_radio import AttentionLayout, RadioAttention, RadioBlock, Record, Segments
+from modeling_radio.layers_radio import AttentionLayout, RadioBlock, Segments
 from modeling_radio.presets_radio import NAVITS
 from modeling_radio.training.data.arrays import ArrayFolder, measure_channels
 from modeling_radio.training.recipes.recipe import Recipe, RecipeError
 from modeling_radio.training.recipes.sections import OWN_ARCHITECTURE, RGB
-from modeling_radio.training.student import varlen  # noqa: F401 - registers its attention
 from modeling_radio.training.student.foreign import check_foreign, foreign_config, freeze_parts
 from modeling_radio.training.student.navit import check_navit, navit_config
-from modeling_radio.training.student.packing import check_merging
+from modeling_radio.training.student.packing import check_packing
 from modeling_radio.training.student.parameters import freeze_projection_of_clips
 from modeling_radio.training.student.regularizers import add_damp, add_spectral_scales
 from modeling_radio.training.teachers.outputs import TeacherShape
@@ -57,13 +56,10 @@ def is_bfloat16_faster() -> bool:
 
 
 def in_faster_precision(recipe: Recipe) -> Recipe:
-    """Return the recipe with student and teachers in float32 if this machine has only a CPU that is faster with it.
-
-    Teachers in 8 bits stay so.
-    """
+    """Return the recipe with student and teachers in float32 if this machine has only a CPU that is faster with it."""
     if torch.accelerator.is_available() or is_bfloat16_faster():
         return recipe
-    teachers = [entry if entry.has_8_bits else entry.replace(precision="float32") for entry in recipe.teachers]
+    teachers = [entry.replace(precision="float32") for entry in recipe.teachers]
     return recipe.replace(mixed_precision="no", teachers=teachers)
 
 
@@ -116,9 +112,7 @@ def compile_blocks(student: RadioModel, recipe: Recipe, backend: str | Callable 
 
     Blocks are compiled one by one, since they are alike and share their graphs, and since FSDP can shard compiled
     blocks. If resolutions or windows change, their sizes are symbols. Each pattern of windows (global, equal, ragged;
-    a single window or a single token has its own) needs another graph, and so do blocks with dropped paths. If a
-    partition is packed, the segments that its tokens attend within differ at every step: attention then runs
-    uncompiled. What comes before and after it, whose only size is the number of tokens, are three graphs.
+    a single window or a single token has its own) needs another graph, and so do blocks with dropped paths.
 
     Args:
         student: The student.
@@ -128,48 +122,16 @@ def compile_blocks(student: RadioModel, recipe: Recipe, backend: str | Callable 
     Returns:
         The largest number of graphs; twice that if there are batches of one image and of more. PyTorch's limit is
         raised to it, because blocks would silently run uncompiled after it.
-
-    Raises:
-        RecipeError: If images are packed and blocks checkpointed.
     """
-    is_packed = any(partition.token_budget is not None for partition in recipe.partitions)
-    if is_packed and recipe.student.gradient_checkpointing:
-        raise RecipeError(
-            "`student.compile` must be false with `student.gradient_checkpointing` and packed images (`token_budget`), "
-            "got true: PyTorch compiles no block that is computed again around an uncompiled part."
-        )
     segments = _all_segments(student.config, recipe)
     patterns = {tuple((count == 1, length == 1) for count, length in runs) for runs in segments}
     drops_paths = {rate > 0 for rate in student.radio_model.model.drop_path_rates}
-    num_parts = 3 if student.config.navit is None else 6  # a NaViT has blocks with and without rotations
-    num_graphs = (num_parts if is_packed else len(patterns)) * len(drops_paths)
+    num_graphs = len(patterns) * len(drops_paths)
     dynamo = torch._dynamo.config
     dynamo.cache_size_limit = max(dynamo.cache_size_limit, 2 * num_graphs)  # the name in PyTorch 2.6, an alias later
     for block in student.radio_model.model.blocks:
-        if is_packed:  # classes and not attributes, which copies of the student would share
-            block.__class__, block.attn.__class__ = _packed_classes(type(block), type(block.attn))
-        block.compile(backend=backend, dynamic=is_packed or len(segments) > 1 or None)
+        block.compile(backend=backend, dynamic=len(segments) > 1 or None)
     return num_graphs
-
-
-@functools.cache
-def _packed_classes(block: type[RadioBlock], attention: type[RadioAttention]) -> tuple[type, type]:
-    """Return subclasses whose compiled graphs never look into the segments, which only uncompiled code reads."""
-
-    class Sealed:
-        def __init__(self, segments: Segments) -> None:
-            self.segments = segments
-
-    def call(self: RadioBlock, hidden_states: Tensor, segments: Segments, *others: Any) -> Tensor:
-        return block.__call__(self, hidden_states, Sealed(segments), *others)
-
-    @torch.compiler.disable
-    def mix(self: RadioAttention, qkv: Tensor, sealed: Sealed, record: Record | None) -> Tensor:
-        return attention.mix(self, qkv, sealed.segments, record)
-
-    sealing: Any = type(block.__name__, (block,), {"__call__": call})
-    sealing.forward = block.forward  # transformers wraps that of each subclass once more
-    return sealing, type(attention.__name__, (attention,), {"mix": mix})
 
 
 def _all_segments(config: RadioConfig, recipe: Recipe) -> set[Segments]:
@@ -245,7 +207,7 @@ def check_student_views(recipe: Recipe) -> None:
         raise RecipeError(
             f"`student.config.num_channels` must be left out, got {config.num_channels}: set `data.num_channels`."
         )
-    check_merging(recipe, config)
+    check_packing(recipe, config)
     check_foreign(recipe, config)
     check_navit(recipe, config)
     for partition in recipe.partitions:

@@ -62,14 +62,20 @@ def token_counts(recipe: Recipe, config: RadioConfig, batch: PlannedBatch, heigh
     return counts_from(draw, batch.uniform("num_tokens", NUM_DRAWS), num_patches // 4**config.num_mergings)
 
 
-def check_merging(recipe: Recipe, config: RadioConfig) -> None:
-    """Refuse a recipe that wants the impossible of merged tokens, before anything is built.
+def check_packing(recipe: Recipe, config: RadioConfig) -> None:
+    """Refuse a recipe that wants the impossible of packed or merged tokens, before anything is built.
 
     Raises:
-        RecipeError: If tokens are dropped of a student that has no decoder, or merged ones are packed, compiled or
-            read by inner heads.
+        RecipeError: If packs are compiled, tokens are dropped of a student that has no decoder, or merged ones are
+            packed, compiled or read by inner heads.
     """
     student = recipe.student
+    packed = [partition.name for partition in recipe.partitions if partition.token_budget is not None]
+    if student.compile and packed:
+        raise RecipeError(
+            f"`student.compile` must be false with `partitions.{packed[0]}.token_budget`, got true: the segments that "
+            "the tokens of a pack attend within differ at every step."
+        )
     if not config.num_mergings:
         if student.num_tokens is not None:
             raise RecipeError(
@@ -77,7 +83,6 @@ def check_merging(recipe: Recipe, config: RadioConfig) -> None:
                 f"{student.num_tokens!r}: this student has one token for each patch."
             )
         return
-    packed = [partition.name for partition in recipe.partitions if partition.token_budget is not None]
     if packed:
         raise RecipeError(
             f"`partitions.{packed[0]}.token_budget` must be null with `student.config.downscale_levels`, got a number. "

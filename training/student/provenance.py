@@ -30,7 +30,6 @@ def teacher_source(entry: TeacherRecipe, adaptor: RadioAdaptorConfig) -> Source:
     """Describe a teacher: the outputs that its adaptor learned, its origin and license."""
     outputs = {"summary": adaptor.summary_dim, "features": adaptor.feature_dim}
     role = ", ".join(f"{name} ({width})" for name, width in outputs.items() if width is not None)
-    role += f", computed in {entry.precision}" if entry.has_8_bits else ""
     package = package_of(entry)
     if package is not None:
         what = package.purpose.rpartition(": ")[2]

@@ -25,7 +25,6 @@ from modeling_radio.training.teachers.outputs import (
     BlockListener,
     TeacherOutput,
     check_teacher_output,
-    longest_list,
     resample_features,
     resize_images,
     teacher_error,
@@ -170,7 +169,6 @@ class Teacher(nn.Module):
         self.options: Mapping[str, Any] = {}
         self.listener: BlockListener | None = None
         self.equal_calls: EqualCalls | None = None
-        self.is_compiled = False
         self.register_buffer("mean", torch.tensor(self.image_mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(self.image_std).view(1, 3, 1, 1))
         self.set_run_mode()
@@ -229,7 +227,7 @@ class Teacher(nn.Module):
     def use_depths(self, depths: Sequence[float]) -> None:
         """Let calls return maps of inner blocks too: as further channels of the features, `feature_dim` for each.
 
-        `extract_features` leaves them out. Call it once, before the network is compiled.
+        `extract_features` leaves them out. Call it once.
 
         Args:
             depths: Shares of the network's blocks, above 0 and at most 1.
@@ -249,10 +247,6 @@ class Teacher(nn.Module):
         """Return the network's blocks in order, each as wide as the features; none if there are no such blocks."""
         return ()
 
-    def repeated_blocks(self) -> Sequence[nn.Module]:
-        """Return the network's blocks, also if their outputs are no features: its longest list of one class."""
-        return self.blocks() or longest_list(self)
-
     def check_size(self, height: int, width: int) -> None:
         """Raise a ValueError if images of this size, in pixels, are not a multiple of the grid."""
         if height % self.grid_stride or width % self.grid_stride:
@@ -261,28 +255,13 @@ class Teacher(nn.Module):
                 f"`pixel_values` must have sides that are multiples of {step} px, got {height} x {width}."
             )
 
-    def compile_network(self) -> None:
-        """Compile the network with `torch.compile`, which works at the first call.
-
-        Each block is compiled by itself, with its sizes as symbols: blocks are alike, so that few graphs serve all of
-        them and all sizes of images. A network whose blocks hold less than half of its weights is compiled as a whole,
-        and again for other sizes.
-        """
-        blocks = self.repeated_blocks()
-        if 2 * sum(map(_num_weights, blocks)) < _num_weights(self):
-            self.encode_for = torch.compile(self.encode_for)
-        else:
-            for block in blocks:
-                block.compile(dynamic=True)
-        self.is_compiled = True
-
     @property
     def can_share_cores(self) -> bool:
         """True if threads may call it at the same time, each with its share of a CPU's cores.
 
-        Block listeners and compiled networks handle one pass at a time.
+        Block listeners handle one pass at a time.
         """
-        return self.mean.device.type == "cpu" and not self.is_compiled and self.listener is None
+        return self.mean.device.type == "cpu" and self.listener is None
 
     def encode(self, pixel_values: Tensor) -> TeacherOutput:
         """Run the network.
@@ -461,10 +440,6 @@ def by_network(teachers: Mapping[str, HasNetwork]) -> list[list[str]]:
     for name, teacher in teachers.items():
         names.setdefault(teacher.network_of, []).append(name)
     return list(names.values())
-
-
-def _num_weights(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

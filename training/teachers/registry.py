@@ -20,7 +20,6 @@ from modeling_radio.core.ranks import rank_and_count
 from modeling_radio.training.recipes.recipe import Recipe, TeacherRecipe
 from modeling_radio.training.recipes.sections import RunOptions
 from modeling_radio.training.teachers.base import DEFAULT_GRID_STRIDE, Teacher
-from modeling_radio.training.teachers.eight_bits import quantize_blocks
 from modeling_radio.training.teachers.featsharp import UpsampledTeacher, check_upsampler, load_upsampler
 from modeling_radio.training.teachers.outputs import teacher_error
 from modeling_radio.training.teachers.published.timm_networks import TimmTeacher
@@ -108,7 +107,7 @@ def build_teacher(
 
 
 def teacher_of_recipe(entry: TeacherRecipe, grid_stride: int = DEFAULT_GRID_STRIDE) -> Teacher:
-    """Build the teacher that a recipe describes, on the CPU and not compiled; see `build_teacher` for errors."""
+    """Build the teacher that a recipe describes, on the CPU; see `build_teacher` for errors."""
     return build_teacher(
         entry.name,
         kind=entry.kind,
@@ -140,7 +139,7 @@ def _network_of(teacher: Teacher, entry: TeacherRecipe) -> tuple[object, ...] | 
     if teacher.read_options is None or teacher.upsampler is not None:
         return None
     options = {key: value for key, value in entry.options.items() if key not in teacher.read_options}
-    return entry.kind, entry.source, options, entry.run_options(), entry.device, entry.compile, entry.shard
+    return entry.kind, entry.source, options, entry.run_options(), entry.device, entry.shard
 
 
 def check_devices(entries: Sequence[TeacherRecipe]) -> None:
@@ -162,10 +161,10 @@ def check_devices(entries: Sequence[TeacherRecipe]) -> None:
 
 
 def place_teacher(teacher: Teacher, entry: TeacherRecipe, student_device: torch.device) -> Teacher:
-    """Move a teacher to its recipe's device, and quantize and compile it if the recipe says so.
+    """Move a teacher to its recipe's device.
 
     Raises:
-        ValueError: If there is no such device, or neither it nor the network can compute in 8 bits.
+        ValueError: If there is no such device.
     """
     device = student_device if entry.device is None else entry.device
     try:
@@ -173,10 +172,6 @@ def place_teacher(teacher: Teacher, entry: TeacherRecipe, student_device: torch.
     except (RuntimeError, AssertionError) as error:  # torch raises the latter if it was built without CUDA
         reason = str(error).strip().splitlines()[0]
         raise teacher_error(entry.name, f"`device` {str(device)!r} cannot be used: {reason.rstrip('.')}.") from error
-    if entry.has_8_bits:
-        quantize_blocks(teacher, entry.precision)
-    if entry.compile:
-        teacher.compile_network()
     return teacher
 
 

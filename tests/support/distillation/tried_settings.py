@@ -199,7 +199,6 @@ VALUES: dict[str, Sequence[Any]] = {
     "teachers.semantic.kind": ["tried_settings:OtherTeacher"],
     "teachers.semantic.source": ["elsewhere"],
     "teachers.semantic.options": [{"feature_dim": 11, "summary_dim": 10}],
-    "teachers.semantic.precision": ["bfloat16", "int8"],  # "fp8" needs a GPU
     "teachers.semantic.adaptor": [{"hidden_size": 20}],
     "partitions.low.accumulation_steps": [2],
     "data.source": ["others"],

@@ -51,10 +51,7 @@ def test_advice_is_a_setting_that_helps(plan: Plan) -> None:
     assert "`data.num_workers=" in advise(plan, Speed(A100, 0.5, 1e6, 0))
     assert "`views.aspect_steps`" in advise(plan, Speed(A100, 0.5, 0.1, 1e9))
     speed = Speed(A100, 0.5, 0.1, 0)
-    assert "`teachers.sam3.precision=int8`" in advise(plan, speed)
-    before, after = (plan.step_time(plan.recipe, speed, name) for name in (None, "sam3"))
-    assert after.parts["sam3"] == pytest.approx(before.parts["sam3"] / 1.5)
-    assert after.parts["siglip2-g"] == before.parts["siglip2-g"]
+    assert "sam3 takes most of a step here; no setting" in advise(plan, speed)
     slow = speed._replace(start_us=1e6)
     assert plan.step_time(plan.recipe, slow).total == plan.simulated["tiny"].starts
 

@@ -1,4 +1,3 @@
-import copy
 import shutil
 import sys
 import time
@@ -24,7 +23,6 @@ from modeling_radio.training.student.build import (
     student_config,
     student_patch_size,
 )
-from modeling_radio.training.student.packing import forward_groups
 from modeling_radio.training.student.parameters import CLIPS
 from modeling_radio.training.views.shapes import Grid
 from modeling_radio.training.views.windows import fitting_windows
@@ -211,40 +209,6 @@ class TestBlocks:
                     output = student(torch.rand(3, 3, size_px, size_px), window_size=window, adaptor_names=[])
                     output.features.sum().backward()
         assert len(graphs) == expected
-        torch._dynamo.reset()
-
-    def test_all_packs_share_three_graphs_of_a_block(self) -> None:
-        torch._dynamo.reset()
-        student = student_with(num_hidden_layers=2, vitdet_num_global=1).train()
-        plain, graphs = copy.deepcopy(student), []
-
-        def count(module: torch.fx.GraphModule, _: object) -> Callable:
-            graphs.append(module)
-            return module
-
-        recipe = recipe_with().replace(partitions=[PartitionRecipe(name="low", token_budget=100)])
-        with pytest.raises(RecipeError, match=r"`student\.compile`.*`student\.gradient_checkpointing`"):
-            compile_blocks(student, recipe.replace(student=recipe.student.replace(gradient_checkpointing=True)))
-        assert compile_blocks(student, recipe, backend=count) == 3
-        size = student.patch_size
-        for shapes in ([(2, 4, 3), (1, 3, 2)], [(1, 4, 4), (2, 2, 2), (1, 5, 2)], [(3, 6, 6), (1, 2, 3)]):
-            images = [torch.rand(count, 3, rows * size, cols * size) for count, rows, cols in shapes]
-            draws = torch.rand(sum(len(group) for group in images), student.num_draws)
-            found = []
-            for model in (student, plain):
-                model.zero_grad()
-                output = forward_groups(model, images, size, adaptor_names=[], window_size=2, draws=draws)
-                torch.cat([each.flatten() for each in output.backbone]).square().mean().backward()
-                found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
-            assert_close_by_name(*found, rtol=1e-4, atol=1e-6)
-            assert len(graphs) == 3
-        copied = copy.deepcopy(student)
-        assert copied.blocks[0].attn.qkv.weight is not student.blocks[0].attn.qkv.weight
-        with torch.no_grad():
-            copied.blocks[0].attn.qkv.weight.zero_()
-            answers = [forward_groups(each, images, size, draws=draws).backbone[0] for each in (copied, student, plain)]
-        torch.testing.assert_close(answers[1], answers[2])
-        assert not torch.equal(answers[0], answers[1])
         torch._dynamo.reset()
 
 

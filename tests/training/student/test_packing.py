@@ -10,7 +10,7 @@ from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.training.distillation import step
 from modeling_radio.training.distillation.trainer import Distiller
 from modeling_radio.training.recipes.recipe import RecipeError, load_recipe
-from modeling_radio.training.student.packing import NUM_DRAWS, check_merging, counts_from, forward_groups
+from modeling_radio.training.student.packing import NUM_DRAWS, check_packing, counts_from, forward_groups
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +102,10 @@ class TestNestedDropout:
             (["student.num_tokens=uniform"], "`student.num_tokens`"),
             ([*MERGED, "student.compile=true"], "`student.compile`"),
             (
+                ["student.compile=true", "partitions=[{name: low, sizes_px: [32], token_budget: 40}]"],
+                "`student.compile` .*`partitions.low.token_budget`",
+            ),
+            (
                 [*MERGED[:2], "partitions=[{name: low, sizes_px: [32], token_budget: 40}]"],
                 "`partitions.low.token_budget`",
             ),
@@ -115,4 +119,4 @@ class TestNestedDropout:
         recipe = load_recipe(recipe_file, settings)
         config = RadioConfig.from_preset("radio-test", **recipe.student.config)
         with pytest.raises(RecipeError, match=rf"^{named} .*`student\.config\.downscale_levels`"):
-            check_merging(recipe, config)
+            check_packing(recipe, config)

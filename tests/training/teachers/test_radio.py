@@ -272,27 +272,6 @@ def test_one_pass_answers_for_all_of_its_adaptors(folder):
     assert len(passes) == 4
 
 
-def test_a_compiled_pass_answers_for_all(folder, monkeypatch):
-    real_compile = torch.compile
-    graphs = []
-
-    def count(module, _):
-        graphs.append(module)
-        return module
-
-    monkeypatch.setattr(torch, "compile", lambda function, **options: real_compile(function, backend=count, **options))
-    torch._dynamo.reset()
-    teachers = build_sharing(folder, {}, {"adaptor_name": "segmenter"})
-    batches = [torch.rand(3, 3, *size) for size in ((32, 48), (48, 64), (64, 32))]
-    expected = [teachers[0].extract_features_for(images, teachers) for images in batches]
-    teachers[0].compile_network()
-    for images, answers in zip(batches, expected, strict=True):
-        for answer, own in zip(teachers[0].extract_features_for(images, teachers), answers, strict=True):
-            torch.testing.assert_close(answer.features, own.features)
-    assert len(graphs) <= 2  # for all blocks and sizes
-    torch._dynamo.reset()
-
-
 @pytest.mark.parametrize(
     "change",
     [{"options": {"weights_dtype": "bfloat16"}}, {"precision": "bfloat16"}, {"device": "cpu"}, {"kind": "dinov3"}],

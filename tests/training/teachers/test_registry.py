@@ -45,23 +45,18 @@ def my_module(tmp_path, monkeypatch):
     sys.modules.pop("my_teachers", None)
 
 
-def test_a_recipe_names_a_class_of_ones_own_by_its_import_path(my_module, monkeypatch):
+def test_a_recipe_names_a_class_of_ones_own_by_its_import_path(my_module):
     run = {"run_mode": "fixed", "upsample": "tiles", "precision": "bfloat16"}
     entry = TeacherRecipe(name="mine", kind=f"{my_module}:MyTeacher", options={"width": 7}, **run)
     teacher = teacher_of_recipe(entry, grid_stride=16)
     assert teacher.options == {"width": 7}
     assert {**run, "input_size_px": 64}.items() <= teacher.run.to_dict().items()
     assert teacher.extract_features(torch.rand(2, 3, 160, 160)).features.shape == (2, 7, 10, 10)
-    compiled = []
-    monkeypatch.setattr(torch, "compile", lambda function: compiled.append(function) or function)
     for device, expected in ((None, "cpu"), ("meta", "meta")):
         placed = place_teacher(teacher, entry.replace(device=device), torch.device("cpu"))
         assert placed.mean.device.type == expected
-    assert not compiled
     with pytest.raises(ValueError, match="Teacher 'mine': `device` 'gpu'"):
         place_teacher(teacher, entry.replace(device="gpu"), torch.device("cpu"))
-    place_teacher(teacher_of_recipe(entry), entry.replace(compile=True), torch.device("cpu"))
-    assert len(compiled) == 1
 
 
 NO_PATHS = (":", "my_teachers:", ":MyTeacher", ".x:Y", "..:Y", "a..b:Y", "a/b:Y", "a:b:c", "a:b.c", " :Y", "a\0b:Y")
