@@ -102,10 +102,6 @@ class TestNestedDropout:
             (["student.num_tokens=uniform"], "`student.num_tokens`"),
             ([*MERGED, "student.compile=true"], "`student.compile`"),
             (
-                ["student.compile=true", "partitions=[{name: low, sizes_px: [32], token_budget: 40}]"],
-                "`student.compile` .*`partitions.low.token_budget`",
-            ),
-            (
                 [*MERGED[:2], "partitions=[{name: low, sizes_px: [32], token_budget: 40}]"],
                 "`partitions.low.token_budget`",
             ),
@@ -120,3 +116,8 @@ class TestNestedDropout:
         config = RadioConfig.from_preset("radio-test", **recipe.student.config)
         with pytest.raises(RecipeError, match=rf"^{named} .*`student\.config\.downscale_levels`"):
             check_packing(recipe, config)
+
+    def test_packs_are_not_compiled(self, recipe_file: str) -> None:
+        changes = ["student.compile=true", "partitions=[{name: low, sizes_px: [32], token_budget: 40}]"]
+        with pytest.raises(RecipeError, match=r"^`student\.compile` .*`partitions\.low\.token_budget`"):
+            check_packing(load_recipe(recipe_file, changes), RadioConfig.from_preset("radio-test"))
