@@ -30,7 +30,6 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 
 from modeling_radio.core.checked_tensors import DamagedFileError, load_tensors, save_tensors
-from modeling_radio.core.checkpoints import plain_parts
 from modeling_radio.core.files import TEMPORARY_PREFIX, cache_dir, remove_lock, remove_partial, write_file, write_text
 from modeling_radio.core.interruption import Interrupted
 from modeling_radio.core.machine import sharing_threads
@@ -138,10 +137,10 @@ def weights_fingerprint(network: nn.Module) -> str:
     """Return the number of a network's parameters and buffers, and a hash of their names and values."""
     count, state = 0, hashlib.sha256()
     for name, tensor in network.state_dict().items():
-        for part in plain_parts(tensor) if isinstance(tensor, Tensor) else ():
-            count += part.numel()
-            state.update(f"{name} {part.dtype} {list(part.shape)}".encode())
-            state.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        if isinstance(tensor, Tensor):
+            count += tensor.numel()
+            state.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+            state.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return f"{count} numbers, state {state.hexdigest()[:16]}"
 
 

@@ -153,7 +153,6 @@ CONTEXTS: dict[str, dict[str, Any]] = {
     "teachers.semantic.input_size_px": FIXED,
     "teachers.semantic.upsample": SHARPENED,
     "teachers.semantic.upsampler": SHARPENED,
-    "teachers.semantic.precision": {"teachers.semantic.options": {"summary_dim": 10, "feature_dim": 16}},
     "teachers.semantic.role": TAPS,
     "loss.border": FIXED,  # 2 x 2 positions for up to 4 x 4 patches
     "contrastive": {"teachers.semantic.options": {"summary_dim": 10, "feature_dim": 12}},  # a summary to compare
