@@ -137,7 +137,8 @@ def first_failure(tree: Path, tests: str, without: list[str]) -> str | None:
     """Return the first test that fails, in a process of its own; a selection that does not end counts as none."""
     output = tree.parent / "output.txt"
     skipped = [word for name in without for word in ("--deselect" if "::" in name else "--ignore", name)]
-    arguments = ["-q", "-x", "-p", "no:cacheprovider", "-m", USUAL, "--timeout", "120", tests, *skipped]
+    usual = [] if "::" in tests else ["-m", USUAL]  # what found a fault may be a longer test
+    arguments = ["-q", "-x", "-p", "no:cacheprovider", "--timeout", "120", *usual, tests, *skipped]
     process = multiprocessing.get_context("forkserver").Process(target=run_pytest, args=(tree, arguments, output))
     process.start()
     process.join(SECONDS)
