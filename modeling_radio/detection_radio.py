@@ -367,14 +367,7 @@ class RadioDetectionModel(RadioTaskModel):
         return pixel_mask[:, :: self.patch_size, :: self.patch_size]
 
     def _check_shapes(self, label: Mapping[str, Tensor], index: int, maps: Tensor) -> None:
-        """Check the fields and shapes of one image's labels, but not their values."""
-        if not isinstance(label, Mapping):
-            raise ValueError(
-                f"`labels[{index}]` must be a dictionary with `class_labels` and `boxes`, got a {type(label).__name__}."
-            )
-        missing = {"class_labels", "boxes"} - set(label)
-        if missing:
-            raise ValueError(f"`labels[{index}]` must have {sorted(missing)} too, got only {sorted(label)}.")
+        """Check the shapes of one image's labels, but not their values."""
         classes, boxes = label["class_labels"], label["boxes"]
         if boxes.ndim != 2 or boxes.shape[1] != 4 or classes.shape != boxes.shape[:1]:
             raise ValueError(
@@ -526,9 +519,8 @@ class RadioForInstanceSegmentation(RadioDetectionModel):
     def _check_shapes(self, label: Mapping[str, Tensor], index: int, maps: Tensor) -> None:
         super()._check_shapes(label, index, maps)
         expected = (len(label["boxes"]), *(side * self.patch_size for side in maps.shape[-2:]))
-        masks = label.get("masks")
-        if masks is None or masks.shape != expected:
-            found = "none" if masks is None else tuple(masks.shape)
+        if label["masks"].shape != expected:
+            found = tuple(label["masks"].shape)
             raise ValueError(f"`masks` of `labels[{index}]` must have the shape {expected}, got {found}.")
 
     def _target(self, label: Mapping[str, Tensor], maps: Tensor) -> dict[str, Tensor]:
@@ -578,18 +570,10 @@ class RadioForUniversalSegmentation(RadioForInstanceSegmentation):
         check_call_arguments(self, kwargs)
         labels = None
         if mask_labels is not None or class_labels is not None:
-            expected = len(pixel_values)
-            for name, values in (("mask_labels", mask_labels), ("class_labels", class_labels)):
-                if values is None or len(values) != expected:
-                    found = None if values is None else len(values)
-                    raise ValueError(f"`{name}` must have one entry for each of the {expected} images, got {found}.")
-            assert mask_labels is not None
-            assert class_labels is not None
+            if mask_labels is None or class_labels is None:
+                raise ValueError("`mask_labels` and `class_labels` must be given together, got one of them alone.")
             inside = torch.ones_like(pixel_values[:, 0]) if pixel_mask is None else pixel_mask
-            labels = [
-                _label_of_masks(index, mask_labels[index], class_labels[index], inside[index])
-                for index in range(expected)
-            ]
+            labels = [_label_of_masks(*each) for each in zip(mask_labels, class_labels, inside, strict=True)]
         output = self.detect(pixel_values, pixel_mask, labels, window_size, output_hidden_states, output_attentions)
         return RadioUniversalSegmentationOutput(
             loss=output.loss,
@@ -603,13 +587,10 @@ class RadioForUniversalSegmentation(RadioForInstanceSegmentation):
         )
 
 
-def _label_of_masks(index: int, masks: Tensor, classes: Tensor, pixel_mask: Tensor) -> dict[str, Tensor]:
+def _label_of_masks(masks: Tensor, classes: Tensor, pixel_mask: Tensor) -> dict[str, Tensor]:
     """Return the label of one image as `RadioForInstanceSegmentation` takes it."""
-    expected = (len(classes), *pixel_mask.shape)
-    if masks.shape != expected:
-        raise ValueError(f"`mask_labels[{index}]` must have the shape {expected}, got {tuple(masks.shape)}.")
     if not masks.flatten(1).any(dim=1).all():
-        raise ValueError(f"`mask_labels[{index}]` must have at least one pixel in each mask: leave empty ones out.")
+        raise ValueError("`mask_labels` must have at least one pixel in each mask: leave empty ones out.")
     rows, cols = (pixel_mask.any(dim=axis).sum() for axis in (1, 0))
     shares = mask_boxes(masks) / torch.stack([cols, rows, cols, rows]).to(masks.device)
     return {"class_labels": classes, "boxes": box_convert(shares, "xyxy", "cxcywh"), "masks": masks}

@@ -472,8 +472,6 @@ class RadioForImageClassification(RadioTaskModel):
 
     def _check_labels(self, labels: Tensor, batch_size: int) -> Tensor:
         """Check labels and return them in the type that the loss needs; the first ones set `config.problem_type`."""
-        if not isinstance(labels, Tensor):
-            raise ValueError(f"`labels` must be a tensor, got a {type(labels).__name__}. Use `torch.tensor(labels)`.")
         is_float = labels.is_floating_point()
         guess: ProblemType = "multi_label_classification" if is_float else "single_label_classification"
         problem_type = self.config.problem_type or ("regression" if self.config.num_labels == 1 else guess)
@@ -585,7 +583,7 @@ class RadioForSemanticSegmentation(RadioTaskModel):
         """
         check_call_arguments(self, kwargs)
         if labels is not None:
-            labels = self._check_labels(labels, len(pixel_values))
+            labels = self._check_labels(labels)
         is_dpt = self.config.segmentation_head == "dpt"
         result = self.radio_model(
             pixel_values,
@@ -634,13 +632,8 @@ class RadioForSemanticSegmentation(RadioTaskModel):
         ignore_index = self.config.semantic_loss_ignore_index
         return weighted_cross_entropy(logits, labels, self.class_weights(logits), ignore_index)
 
-    def _check_labels(self, labels: Tensor, batch_size: int) -> Tensor:
+    def _check_labels(self, labels: Tensor) -> Tensor:
         """Check labels and return them in the type that the loss needs."""
-        if labels.ndim != 3 or len(labels) != batch_size or not labels.numel():
-            raise ValueError(
-                f"`labels` must have the shape ({batch_size}, height, width), a map for each image, got "
-                f"{tuple(labels.shape)}."
-            )
         if labels.is_floating_point():
             raise ValueError(f"`labels` must be integers, the class of each pixel, got {labels.dtype}.")
         labels = labels.long()

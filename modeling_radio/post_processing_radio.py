@@ -15,8 +15,6 @@ from transformers.image_utils import load_image_as_tensor
 from transformers.models.detr.image_processing_detr import convert_coco_poly_to_mask, convert_segmentation_to_rle
 from transformers.utils.generic import is_numpy_array
 
-from .checks_radio import is_number
-
 
 IGNORED_CLASS = 255
 """Class of ignored pixels, as in transformers; the default of `semantic_loss_ignore_index`."""
@@ -56,7 +54,6 @@ def detection_targets(
         ImportError: If masks come from polygons and pycocotools is not installed.
     """
     annotations = [annotations] if isinstance(annotations, Mapping) else annotations
-    _check_count("annotations", annotations, len(geometries))
     targets = []
     for index, (annotation, geometry) in enumerate(zip(annotations, geometries, strict=True)):
         name = f"annotations[{index}]"
@@ -67,7 +64,7 @@ def detection_targets(
         else:
             raise ValueError(
                 f"`{name}` must be a dictionary with 'image_id' and 'annotations' (COCO's objects) or 'segments_info' "
-                f"(COCO's panoptic segments), got {_shown(annotation)}."
+                f"(COCO's panoptic segments), got {annotation!s:.80}."
             )
         targets.append(_fit(target, geometry))
     return targets
@@ -111,22 +108,16 @@ def instance_labels(
         For each image masks `(n, height, width)` of the padded image, float32, 0 or 1, and classes `(n,)`, int64.
 
     Raises:
-        ValueError: If an instance has no class, or the maps are wrong.
+        ValueError: If an image has no map of its size.
+        KeyError: If an instance has no class.
     """
     classes = [class_of_instance] * len(geometries) if isinstance(class_of_instance, Mapping) else class_of_instance
-    _check_count("instance_id_to_semantic_id", classes, len(geometries))
     mask_labels, class_labels = [], []
-    for index, (label_map, geometry) in enumerate(zip(_fit_maps(maps, geometries), geometries, strict=True)):
+    for label_map, geometry, own in zip(_fit_maps(maps, geometries), geometries, classes, strict=True):
         found = [number for number in label_map.unique().tolist() if not (reduce and number == 0)]
-        unknown = [number for number in found if number not in classes[index]]
-        if unknown:
-            raise ValueError(
-                f"`instance_id_to_semantic_id` must have a class for each instance of `segmentation_maps[{index}]`, "
-                f"got none for {unknown[0]}."
-            )
         masks = label_map == torch.tensor(found, dtype=torch.long).view(-1, 1, 1)
         mask_labels.append(_pad(masks.float(), geometry, 0))
-        class_labels.append(torch.tensor([int(classes[index][number]) - reduce for number in found], dtype=torch.long))
+        class_labels.append(torch.tensor([int(own[number]) - reduce for number in found], dtype=torch.long))
     return mask_labels, class_labels
 
 
@@ -191,44 +182,14 @@ def mask_boxes(masks: Tensor) -> Tensor:
     return boxes + boxes.new_tensor([0, 0, 1, 1])  # torchvision's end at the last pixel, inclusive
 
 
-def _check_count(name: str, values: Any, count: int) -> None:
-    if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != count:
-        found = f"{len(values)} in a list" if isinstance(values, (list, tuple)) else _shown(values)
-        raise ValueError(f"`{name}` must have one entry for each of the {count} images, got {found}.")
+def _image_id(annotation: Mapping[str, Any]) -> Tensor:
+    return _column([annotation], "image_id" if "image_id" in annotation else "id", torch.long)
 
 
-def _shown(value: Any) -> str:
-    return (
-        f"a {type(value).__name__} with {sorted(map(str, value))}" if isinstance(value, Mapping) else f"{value!s:.80}"
-    )
-
-
-def _image_id(annotation: Mapping[str, Any], name: str) -> Tensor:
-    key = "image_id" if "image_id" in annotation else "id"
-    return _integers([annotation], key, name)
-
-
-def _entries(annotation: Mapping[str, Any], key: str, name: str) -> list[Mapping[str, Any]]:
-    """Return the list of dictionaries under a key of an annotation."""
-    entries = annotation[key]
-    if not isinstance(entries, (list, tuple)) or not all(isinstance(entry, Mapping) for entry in entries):
-        raise ValueError(f"`{key}` of `{name}` must be a list of dictionaries, got {entries!s:.80}.")
-    return list(entries)
-
-
-def _numbers(entries: Sequence[Mapping[str, Any]], key: str, length: int, name: str) -> list[list[float]]:
-    """Return the numbers under a key of each entry, `length` each."""
-    rows = []
-    for index, entry in enumerate(entries):
-        value: Any = entry.get(key)
-        value = value.tolist() if isinstance(value, Tensor) or is_numpy_array(value) else value
-        row = [value] if length == 1 else value
-        row = [_plain(number) for number in row] if isinstance(row, (list, tuple)) else []
-        if len(row) != length or not all(map(is_number, row)):
-            rule = "a finite number" if length == 1 else f"{length} finite numbers"
-            raise ValueError(f"`{key}` of entry {index} of `{name}` must be {rule}, got {value!r}.")
-        rows.append(row)
-    return rows
+def _column(entries: Sequence[Mapping[str, Any]], key: str, dtype: torch.dtype, *shape: int) -> Tensor:
+    """Return the values under a key of each entry, `(n, *shape)`."""
+    values = [torch.as_tensor(entry[key], dtype=dtype) for entry in entries]
+    return torch.stack(values) if values else torch.zeros(0, *shape, dtype=dtype)
 
 
 def _plain(number: Any) -> Any:
@@ -236,29 +197,19 @@ def _plain(number: Any) -> Any:
     return number.item() if hasattr(number, "item") else number
 
 
-def _integers(entries: Sequence[Mapping[str, Any]], key: str, name: str) -> Tensor:
-    """Return the integer under a key of each entry, `(n,)`, int64."""
-    numbers = [number for (number,) in _numbers(entries, key, 1, name)]
-    for index, number in enumerate(numbers):
-        if number != int(number) or abs(number) >= 2**53:  # above that floats are not exact
-            raise ValueError(f"`{key}` of entry {index} of `{name}` must be an integer, got {number!r}.")
-    return torch.tensor([int(number) for number in numbers], dtype=torch.long)
-
-
 def _read_objects(annotation: Mapping[str, Any], name: str, size: tuple[int, int], with_masks: bool) -> DetectionTarget:
     """Return the objects of an image in pixels of the original, boxes as corners."""
     height, width = size
-    entries = [entry for entry in _entries(annotation, "annotations", name) if not entry.get("iscrowd")]
-    boxes = torch.tensor(_numbers(entries, "bbox", 4, name), dtype=torch.float32).view(-1, 4)
-    boxes = box_convert(boxes, "xywh", "xyxy").clamp(min=0).minimum(torch.tensor([width, height] * 2))
-    kept = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-    classes = _integers(entries, "category_id", name)
+    entries = [entry for entry in annotation["annotations"] if not entry.get("iscrowd")]
+    boxes = box_convert(_column(entries, "bbox", torch.float32, 4), "xywh", "xyxy")
+    boxes = boxes.clamp(min=0).minimum(torch.tensor([width, height] * 2))
+    kept = ~(boxes[:, 2:] <= boxes[:, :2]).any(dim=1)  # NaN stays, for the model to refuse
     areas = [{"area": entry.get("area", entry["bbox"][2] * entry["bbox"][3])} for entry in entries]
     target = {
-        "image_id": _image_id(annotation, name),
-        "class_labels": classes[kept],
+        "image_id": _image_id(annotation),
+        "class_labels": _column(entries, "category_id", torch.long)[kept],
         "boxes": boxes[kept],
-        "area": torch.tensor(_numbers(areas, "area", 1, name), dtype=torch.float32).view(-1)[kept],
+        "area": _column(areas, "area", torch.float32)[kept],
         "iscrowd": torch.zeros(int(kept.sum()), dtype=torch.long),
     }
     if with_masks:
@@ -317,15 +268,14 @@ def _read_panoptic(
     annotation: Mapping[str, Any], name: str, size: tuple[int, int], masks_path: str | Path | None, with_masks: bool
 ) -> DetectionTarget:
     """Return the segments of an image in pixels of the original."""
-    segments = [entry for entry in _entries(annotation, "segments_info", name) if not entry.get("iscrowd")]
-    ids = _integers(segments, "id", name)
+    segments = [entry for entry in annotation["segments_info"] if not entry.get("iscrowd")]
+    ids = _column(segments, "id", torch.long)
     masks = _read_panoptic_map(annotation, name, size, masks_path) == ids.view(-1, 1, 1)
     kept = masks.flatten(1).any(dim=1)
     masks = masks[kept]
-    classes = _integers(segments, "category_id", name)
     target = {
-        "image_id": _image_id(annotation, name),
-        "class_labels": classes[kept],
+        "image_id": _image_id(annotation),
+        "class_labels": _column(segments, "category_id", torch.long)[kept],
         "boxes": mask_boxes(masks),
         "area": masks.flatten(1).sum(dim=1).float(),
         "iscrowd": torch.zeros(int(kept.sum()), dtype=torch.long),
@@ -365,7 +315,6 @@ def _fit(target: DetectionTarget, geometry: Geometry) -> DetectionTarget:
 
 def _fit_maps(maps: Sequence[Tensor], geometries: Sequence[Geometry]) -> list[Tensor]:
     """Return maps resized like their images, by nearest neighbor."""
-    _check_count("segmentation_maps", maps, len(geometries))
     for index, (label_map, geometry) in enumerate(zip(maps, geometries, strict=True)):
         if label_map.shape != geometry.original:
             raise ValueError(

@@ -34,10 +34,8 @@ from modeling_radio.training.data.labeled.folders import (
 )
 from modeling_radio.training.data.labeled.labels import (
     LabelReader,
-    check_known,
     check_numbers,
     find_problem_type,
-    named,
     number_classes,
     number_known_classes,
     read_objects,
@@ -463,12 +461,13 @@ def _measured_table(
     table = with_columns(table, {image: "image", target: "target"})
     table = readable_tables({"test": table if settings.num_channels is None else with_paths(table)})["test"]
     if not targets.are_of_images:
-        return _measured(settings, table, known, source_names=_known_names(settings, targets, table, stated, known))
+        names = stated or (stated_categories(table) or () if targets.have_boxes else ())
+        return _measured(settings, table, known, source_names=names)
     problem_type = find_problem_type(table)
     if problem_type == "regression":
         check_numbers({"test": table}, target)
     elif known:
-        table = number_known_classes(table, target, known, settings.data)
+        table = number_known_classes(table, target, known)
     else:
         tables, known = number_classes({TRAIN: table}, target, None)
         table = tables[TRAIN]
@@ -496,22 +495,6 @@ def _chosen_split(splits: Mapping[str, T], settings: FinetuneSettings, asked: st
     if found is None:
         raise ValueError(f"{settings.data!r} has no split {asked or TRAIN!r}; it has {', '.join(splits)}.")
     return found
-
-
-def _known_names(
-    settings: FinetuneSettings, targets: Targets, table: Dataset, stated: tuple[str, ...], known: tuple[str, ...]
-) -> tuple[str, ...]:
-    """Return the source's names of ids in masks and objects; refuse classes that the model does not know."""
-    if not targets.have_classes:
-        return ()
-    where = f"`data` {settings.data!r}"
-    if not targets.have_boxes:
-        check_known(stated, known, where)
-        return stated
-    names = stated or stated_categories(table) or ()
-    objects = (read_objects(each, f"test image {row}", "category") for row, each in enumerate(table["target"]))
-    check_known((named(label, names) for each in objects for label in each), known, where)
-    return names
 
 
 def _collect_measured(settings: FinetuneSettings, known: tuple[str, ...], stream: IterableDataset) -> LabeledImages:

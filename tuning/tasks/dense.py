@@ -21,7 +21,7 @@ from modeling_radio.core.errors import first_few
 from modeling_radio.figures.features import background_of, hex_color, overlaid, to_colors, to_pixels
 from modeling_radio.figures.style import INK
 from modeling_radio.metrics.dense import IGNORE_INDEX, ConfusionMatrix, DepthScore
-from modeling_radio.training.data.labeled.labels import read_depth, read_mask
+from modeling_radio.training.data.labeled.labels import class_ids, read_depth, read_mask
 from modeling_radio.training.data.labeled.tables import encoded, read_row
 from modeling_radio.training.data.sources import check_named_file
 from modeling_radio.tuning.data import DEPTH, MASKS, LabeledImages, Sample, choose_weights
@@ -72,7 +72,7 @@ class SegmentationTask(FinetuningTask):
             self._require_two_classes()
         self.bare = background_of(dict(enumerate(self.class_names))) if self.class_names else {0}
         numbers = {name: number for number, name in enumerate(self.class_names)}
-        self.own_ids = [numbers[name] for name in images.source_names]
+        self.own_ids = class_ids(images.source_names, numbers, settings.data)
         self.class_names = self.class_names or tuple(f"class {number}" for number in range(self._count_classes()))
 
     @classmethod

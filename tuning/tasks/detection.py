@@ -85,8 +85,6 @@ class DetectionTask(FinetuningTask):
         """Refuse a split without boxes, or all of whose boxes are shares of the image."""
         has_boxes = False
         for where, objects in _named_objects(rows, name):
-            for part in self.parts:
-                read_objects(objects, where, part)
             boxes = _read_boxes(objects, where)
             if (boxes > LARGEST_SHARE).any():
                 return
@@ -105,8 +103,8 @@ class DetectionTask(FinetuningTask):
         """Refuse objects that would stop the run in its middle.
 
         Raises:
-            ValueError: If an image has more objects than the model has queries, a box is not finite or empty, or a
-                label is no class.
+            ValueError: If an image has more objects than the model has queries, or another number of boxes than of
+                classes or outlines, a box is not finite or empty, or a label is no class.
         """
         most, largest = 0, ""
         for name, rows in self.images.splits():
@@ -114,6 +112,9 @@ class DetectionTask(FinetuningTask):
                 boxes = self._read_corners(objects, where)
                 self._check_boxes(boxes, None, where)
                 self._class_ids(objects, where)
+                counts = {part: len(read_objects(objects, where, part)) for part in self.parts}
+                if len(set(counts.values())) > 1:
+                    raise ValueError(f"The objects of {where} must be as many in each part, got {counts}.")
                 if len(boxes) > most:
                     most, largest = len(boxes), where
         limit = model.config.detection_num_queries
@@ -134,8 +135,6 @@ class DetectionTask(FinetuningTask):
         image, where = self.read_image(row["image"], where), with_file(where, row["image"])
         boxes = self._read_corners(row["target"], where)
         labels = self._class_ids(row["target"], where)
-        if len(labels) != len(boxes):
-            raise ValueError(f"The objects of {where} have {len(boxes)} boxes but {len(labels)} classes.")
         height, width = image.shape[-2:]
         self._check_boxes(boxes, (height, width), where)
         # pyrefly: ignore[unexpected-keyword]  (it takes the constructor of Tensor for that of the subclass)
@@ -335,8 +334,6 @@ class InstanceSegmentationTask(DetectionTask):
         where = with_file(where, row["image"])
         size = sample["image"].shape[-2:]
         outlines = read_objects(row["target"], where, "segmentation")
-        if len(outlines) != len(sample["boxes"]):
-            raise ValueError(f"The objects of {where} have {len(sample['boxes'])} boxes but {len(outlines)} outlines.")
         masks = [torch.from_numpy(decode_mask(outline, size, where)) for outline in outlines]
         return {**sample, "masks": tv_tensors.Mask(torch.stack(masks) if masks else torch.zeros(0, *size).byte())}
 

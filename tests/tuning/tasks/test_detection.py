@@ -89,7 +89,6 @@ def test_names_in_the_type_of_the_column(as_list):
     [
         ({"bbox": [[0, 0, 4, 4]], "category": [3]}, "label 3"),
         ({"bbox": [[0, 0, 4, 4]], "category": ["d"]}, "label 'd'"),
-        ({"bbox": [[0, 0, 4, 4]], "category": [0, 1]}, "1 boxes but 2 classes"),
         ({"bbox": [[50, 0, 4, 4]], "category": [0]}, "outside .*`box_format`"),
         ({"bbox": [[9, 9, -4, 4]], "category": [0]}, "empty"),
         ({"bbox": [[9, 9, math.nan, 4]], "category": [0]}, "not finite"),
@@ -110,7 +109,6 @@ def test_wrong_objects_are_refused(detection, objects, problem):
     [
         ({"bbox": [[0.4, 0.4, 0.1, 0.1], [0, 0, 1, 1.0001]], "category": [0, 1]}, "shares"),
         ({"bbox": [], "category": []}, "training images"),
-        ({"bbox": [], "kind": []}, "training image 0 .*category"),
     ],
 )
 def test_sources_without_boxes_are_refused(objects, problem):
@@ -252,12 +250,16 @@ def test_outlines_of_another_size_are_refused(outline):
         decode_mask(outline, (HEIGHT, WIDTH), "image 7")
 
 
-def test_missing_outlines_are_refused(instances):
-    objects = {**OUTLINED, "segmentation": OUTLINED["segmentation"][:1]}
-    with pytest.raises(ValueError, match=r"image 7 .*2 boxes but 1 outlines"):
-        instances.read({"image": rectangle_image(), "target": objects}, "image 7")
-    with pytest.raises(ValueError, match=r"training image 0 .*segmentation"):
-        build_instances({key: OUTLINED[key] for key in ("bbox", "category")})
+@pytest.mark.parametrize(
+    ("objects", "problem"),
+    [
+        ({**OUTLINED, "segmentation": OUTLINED["segmentation"][:1]}, "training image 0 .*segmentation"),
+        ({key: OUTLINED[key] for key in ("bbox", "category")}, "training image 0 .*no segmentation"),
+    ],
+)
+def test_missing_outlines_are_refused_before_a_run(objects, problem):
+    with pytest.raises(ValueError, match=problem):
+        build_instances(objects).prepare(SimpleNamespace(config=SimpleNamespace(detection_num_queries=9)))
 
 
 @pytest.mark.parametrize("outline", [TRIANGLE, run_lengths(RECTANGLE, compressed=True)])

@@ -31,10 +31,6 @@ OBJECT_KEYS = {
 """Usual names of the parts of objects; the first that exists is taken."""
 
 Label = str | int
-MOST_NAMED = 10
-"""Our choice: classes in a message."""
-MAX_UNNAMED = 10_000
-"""Our choice, the number of classes of iNaturalist: more need labels with at least half of the ids, or names."""
 
 
 def find_problem_type(table: Dataset | IterableDataset, column: str = "target") -> ProblemType:
@@ -142,21 +138,19 @@ def stated_categories(table: Dataset) -> tuple[str, ...] | None:
     return tuple(category.names) if isinstance(category, ClassLabel) else None
 
 
-def number_known_classes(table: Dataset, column: str, known: Sequence[str], source: str) -> Dataset:
+def number_known_classes(table: Dataset, column: str, known: Sequence[str]) -> Dataset:
     """Return a table whose labels are ids of the classes that a model knows, found by name where labels have names.
 
     Args:
         table: The column `target` has a name or an id for each image, or a list of them.
         column: The source's name of that column.
         known: Names of the model's classes.
-        source: The user's name of the data.
 
     Raises:
         ValueError: If a label is missing, or a class that the model does not know.
     """
     names = stated_names(table, "target")
     labels = [[named(label, names) for label in image] for image in _read_labels(table, "test", column)]
-    check_known((label for image in labels for label in image), known, f"`data` {source!r}")
     ids = {name: number for number, name in enumerate(known)}
     numbers = [_number(image, ids, _name("test", index, column)) for index, image in enumerate(labels)]
     return _with_numbers(table, numbers)
@@ -167,32 +161,11 @@ def named(label: Label, names: Sequence[str] | None) -> Label:
     return names[label] if names and isinstance(label, int) and 0 <= label < len(names) else label
 
 
-def check_known(labels: Iterable[Label], known: Sequence[str], where: str) -> None:
-    """Raise a `ValueError` that names `where`, and the labels of classes that a model does not know."""
-    ids = range(len(known))
-    unknown = {label for label in labels if label not in (ids if isinstance(label, int) else known)}
-    if unknown:
-        shown, own = (first_few(list(map(repr, each)), MOST_NAMED) for each in (sorted(unknown, key=str), known))
-        raise ValueError(
-            f"{where} has classes that the model does not know: {shown}. It knows {own}. Leave these images out, or "
-            "rename the classes."
-        )
-
-
 def name_classes(labels: Iterable[Label]) -> tuple[str, ...]:
-    """Return the names among labels, sorted; for ids, a name for each up to the largest.
-
-    Raises:
-        ValueError: If the largest id would make more than `MAX_UNNAMED` classes, most of them without an image.
-    """
+    """Return the names among labels, sorted; for ids, a name for each up to the largest."""
     distinct = set(labels)
     names = sorted(label for label in distinct if isinstance(label, str))
     largest = max((label for label in distinct if isinstance(label, int)), default=-1)
-    if not names and largest >= max(MAX_UNNAMED, 2 * len(distinct)):
-        raise ValueError(
-            f"The label {largest!r:.20} is too large: classes are numbered from 0, and the labels have only "
-            f"{len(distinct)} ids: correct it, or give all `classes`."
-        )
     return tuple(names) or tuple(f"class {number}" for number in range(largest + 1))
 
 
@@ -206,8 +179,8 @@ def class_ids(labels: Sequence[Label], ids: Mapping[str, int], where: str) -> li
     for label, number in zip(labels, numbers, strict=True):
         if not 0 <= number < len(ids):
             raise ValueError(
-                f"The label {label!r} of {where} is not one of the {len(ids)} classes ({', '.join(list(ids)[:10])}"
-                f"{', ...' if len(ids) > 10 else ''}): correct it, or give all `classes`."
+                f"The label {label!r} of {where} is not one of the {len(ids)} classes ({first_few(list(ids), 10)}): "
+                "correct it, leave the image out, or give all `classes` where a model is tuned."
             )
     return numbers
 
@@ -241,10 +214,7 @@ class LabelReader:
             return label
         has_lists = self.problem_type == "multi_label_classification"
         labels = _read_label(label, image, has_lists=has_lists)
-        if self.source_names is not None:
-            labels = [named(each, self.source_names) for each in labels]
-            check_known(labels, self.names, f"The label of {image}")
-        numbers = _number(labels, self._ids, image)
+        numbers = _number([named(each, self.source_names) for each in labels], self._ids, image)
         return numbers if has_lists else numbers[0]
 
     @cached_property

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import shutil
 
 import numpy as np
@@ -80,29 +79,18 @@ ANNOTATION = {"image_id": 10, "category_id": 9, "bbox": [4, 6, 20, 12]}
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"categories": []}, r"annotations\[0\] has the category 9; .* \(none\)"),
-        ({"categories": [BUS]}, r"annotations\[0\] has the category 9; .* 4"),
-        ({"images": []}, r"annotations\[0\] names image 10"),
-        ({"images": [{"id": 10, "file_name": "gone.png"}, {"id": 12, "file_name": "2.png"}]}, "the image 'gone"),
+        ({"categories": [BUS]}, r"annotations\[0\] must have .* training set's `categories`"),
+        ({"images": []}, r"annotations\[0\] must have .* `images`"),
+        ({"annotations": [{**ANNOTATION, "bbox": None}]}, r"annotations\[0\] must have a `bbox`"),
         ({"images": None}, "lists of images"),
-        ({"images": [{"id": 10}]}, r"annotations.json: images\[0\] .*`file_name` of type str, got None"),
-        ({"images": ["0.png"]}, r"images\[0\] .*`id` of type int or str, got None"),
-        ({"categories": [{"id": True, "name": "bus"}]}, r"categories\[0\] .*`id` of type int, got True"),
-        ({"categories": [{"id": 4, "name": "\ud800"}]}, r"categories\[0\] .*`name` that is valid Unicode"),
-        ({"categories": [BUS, {"id": 9, "name": "person"}, BUS]}, r"categories\[2\] has the `id` 4 of entry 0"),
-        ({"images": [{"id": 10, "file_name": "0.png"}] * 2}, r"images\[1\] has the `id` 10 of entry 0"),
-        ({"annotations": [{**ANNOTATION, "image_id": True}]}, "`image_id` of type int or"),
-        ({"annotations": [{**ANNOTATION, "bbox": None}]}, r"annotations\[0\] .*`bbox` of type list, got None"),
-        *(
-            ({"annotations": [{**ANNOTATION, "bbox": box}]}, r"annotations\[0\] must have a `bbox` of x, y")
-            for box in ([1, 2, 3], [1, 2, 3, -4], [1, 2, 3, math.nan], [1, 2, 3, True], [1, 2, [3], 4], [1, 2, 3, 1e39])
-        ),
+        ({"images": [{"id": 10}]}, r"annotations.json: each of `images` .*'file_name'"),
+        ({"categories": [BUS, {"id": 9, "name": "person"}, BUS]}, "several categories with the `id` 4"),
+        ({"images": [{"id": 10, "file_name": "0.png"}] * 2}, "several images with the `id` 10"),
         *(
             ({"images": [{"id": 10, "file_name": name}], "annotations": []}, rf"annotations\.json.*{what}")
             for name, what in (
+                ("gone.png", "names the image 'gone"),
                 ("x" * 5000, "names the image"),
-                ("a\0b", "names the image"),
-                ("\udcff.png", "valid Unicode"),
                 ("a/../../outside.png", "`file_name`"),
                 ("FOLDER/outside.png", "`file_name`"),
             )

@@ -97,8 +97,3 @@ def test_names_are_sorted_and_numbers_counted_up():
     assert name_classes(["b", "a", "b"]) == ("a", "b")
     assert name_classes([2, 0]) == ("class 0", "class 1", "class 2")
     assert name_classes([]) == ()
-    assert len(name_classes(range(1, 20_000, 2))) == 20_000  # most of them occur
-    assert len(name_classes([9_999])) == 10_000
-    for stray in (10**6, 10**400):
-        with pytest.raises(ValueError, match=f"label {str(stray)[:20]} .* 3 ids: .*`classes`"):
-            name_classes([0, 1, stray, 1])
