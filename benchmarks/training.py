@@ -162,8 +162,7 @@ def groups(upsampler: Path) -> dict[str, Group]:
             {
                 "balancing adaptive": [weighed],
                 "contrastive relational": ["contrastive.weight=0.1"],
-                "taps strict": ["taps={scheme: strict, decay_steps: 0}"],
-                "taps soft": ["taps={scheme: soft, decay_steps: 0}"],
+                "taps": ["taps.weight=0.25"],
                 "mesa": ["mesa.weight=0.5"],
                 "damp": ["damp.sigma=0.1"],
                 "spectral": ["spectral.is_used=true"],

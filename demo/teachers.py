@@ -33,7 +33,6 @@ from modeling_radio.training.teachers.base import (
 )
 from modeling_radio.training.teachers.outputs import (
     TeacherOutput,
-    longest_list,
     resize_images,
     teacher_error,
     tokens_to_map,
@@ -129,10 +128,6 @@ class Dinov2SaliencyTeacher(EmbeddedTeacher):
         """Return the class token and the patch tokens of the chosen layer."""
         tokens = self.network(pixel_values, output_hidden_states=True).hidden_states[-1]
         return TeacherOutput(tokens[:, 0], tokens_to_map(tokens[:, 1:], pixel_values, PATCH_SIZE))
-
-    def blocks(self) -> Sequence[nn.Module]:
-        """Return the blocks up to the chosen layer."""
-        return longest_list(self.network)
 
 
 def read_backbone(onnx_path: Path) -> dict[str, Tensor]:

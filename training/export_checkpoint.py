@@ -74,7 +74,7 @@ def export_checkpoint(settings: ExportCheckpointSettings) -> Path:
     student = build_student(recipe, widths)
     regularize(student, recipe)
     network = MovingAverage(student, recipe.ema.decay) if recipe.ema.is_exported else student
-    statistics = TeacherStatistics(recipe.standardization, widths, recipe.inner_depths())
+    statistics = TeacherStatistics(recipe.standardization, widths)
     load_modules(folder, {"ema" if recipe.ema.is_exported else "student": network, "statistics": statistics})
     trained = network.module if isinstance(network, MovingAverage) else network
     assert isinstance(trained, RadioModel)  # a student is one

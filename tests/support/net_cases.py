@@ -132,7 +132,7 @@ RECIPES: dict[str, tuple[str, tuple[str, ...]]] = {
             "optimizer={name: adamw, learning_rate: 1.0e-3, trunk_frozen_steps: 2}",
             "balancing={method: adaptive, start_step: 3, period_steps: 2, ramp_steps: 4}",
             "contrastive={weight: 0.1, bank_size: 64}",
-            "taps.scheme=soft",
+            "taps.weight=0.25",
         ),
     ),
 }

@@ -8,6 +8,7 @@ References:
     is our choice.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
@@ -29,11 +30,23 @@ from modeling_radio.outputs_radio import (
 )
 from modeling_radio.training.hooks.base import HeadLosses, StepHook
 from modeling_radio.training.losses.terms import LossTerm
-from modeling_radio.training.recipes.recipe import Recipe, RecipeError
-from modeling_radio.training.recipes.sections import target_name
+from modeling_radio.training.recipes.recipe import Recipe
+from modeling_radio.training.recipes.sections import Role
 from modeling_radio.training.student.packing import StudentOutput
 from modeling_radio.training.targets.examples import Example
 from modeling_radio.training.views.plan import PlannedBatch
+
+
+TAPS: dict[float, dict[Role, float]] = {
+    1 / 3: {"basic": 0.8, "semantic": 0.15, "task": 0.05},
+    2 / 3: {"basic": 0.15, "semantic": 0.7, "task": 0.15},
+    1.0: {"basic": 0.05, "semantic": 0.15, "task": 0.8},
+}
+"""By depth of a tap, as a share of the trunk's blocks, what each role counts by there. All numbers are our choice:
+nobody has published which depth is for whom."""
+
+DECAYING_SHARE = 0.3
+"""Last share of the run, in which the losses fade out, so that it ends on what is exported. Our choice."""
 
 
 class Tap(NamedTuple):
@@ -43,24 +56,16 @@ class Tap(NamedTuple):
         block: Index of the block that it reads.
         teacher: The teacher that it is compared with.
         share: Factor of its losses relative to those of other taps.
-        depth: Depth in the teacher, as a share of its blocks, of the features that it is compared with; 1 for the
-            teacher's output.
     """
 
     block: int
     teacher: str
     share: float
-    depth: float = 1.0
 
     @property
     def name(self) -> str:
         """Name of its outputs and losses; no teacher's name has an "@"."""
         return f"{self.teacher}@{self.block}"
-
-    @property
-    def target(self) -> str:
-        """Name of the dense features that it is compared with."""
-        return target_name(self.teacher, self.depth)
 
 
 HeadPlan = tuple[Tap, ...]
@@ -71,31 +76,21 @@ def plan_heads(recipe: Recipe, config: RadioConfig) -> HeadPlan:
     """Return the taps of a run, from the first block to the last; shares of taps at the same block are added up.
 
     Args:
-        recipe: Its section `taps` has their depths and the teachers' shares; without it there are no taps.
+        recipe: Its teachers' roles decide the shares; with a `taps.weight` of 0 there are no taps.
         config: The student's.
-
-    Raises:
-        RecipeError: If two taps with targets of their own are at the same block.
     """
-    if not recipe.taps.is_used:
+    if recipe.taps.weight == 0:
         return ()
-    blocks, depths = tap_blocks(recipe, config), [recipe.taps.target_depth(depth) for depth in recipe.taps.depths]
-    if len(set(blocks)) < len(set(depths)):
-        raise RecipeError(
-            f"`taps.depths` must be such that each is a block of its own with `taps.targets: matching`, got "
-            f"{recipe.taps.depths} at the blocks {blocks}. Take some out, or have more blocks that attend globally "
-            "(`student.config.vitdet_num_global`)."
-        )
-    taps: dict[tuple[int, str], Tap] = {}
-    for block, depth, row in zip(blocks, depths, recipe.tap_shares(), strict=True):
-        for teacher, share in row.items():
-            before = taps.get((block, teacher), Tap(block, teacher, 0.0, depth))
-            taps[block, teacher] = before._replace(share=before.share + share)
-    return tuple(tap for tap in taps.values() if tap.share > 0)
+    shares: dict[tuple[int, str], float] = {}
+    for block, by_role in zip(tap_blocks(recipe, config), TAPS.values(), strict=True):
+        for entry in recipe.teachers:
+            assert entry.role is not None  # the recipe's rule
+            shares[block, entry.name] = shares.get((block, entry.name), 0.0) + by_role[entry.role]
+    return tuple(Tap(*place, share) for place, share in shares.items())
 
 
 def tap_blocks(recipe: Recipe, config: RadioConfig) -> list[int]:
-    """Return the block at each of `taps.depths`: a depth of 1 is the last block.
+    """Return the block at each depth of `TAPS`: a depth of 1 is the last block.
 
     If any step may have ViTDet windows, only blocks that attend globally in such steps are taken, in steps without
     windows as well: a head belongs to one block, features of windowed blocks have seams at the borders of windows, and
@@ -107,7 +102,7 @@ def tap_blocks(recipe: Recipe, config: RadioConfig) -> list[int]:
     def distance(block: int, depth: float) -> tuple[float, int]:
         return round(abs(block + 1 - depth * config.num_hidden_layers), 6), -block  # the later of two equally near ones
 
-    return [min(blocks, key=lambda block, depth=depth: distance(block, depth)) for depth in recipe.taps.depths]
+    return [min(blocks, key=lambda block, depth=depth: distance(block, depth)) for depth in TAPS]
 
 
 class TapHead(nn.Module):
@@ -165,9 +160,9 @@ class Taps(StepHook, nn.Module):
                 self.heads[tap.name] = head.apply(student._init_weights)
 
     def describe(self) -> str:
-        """Return one line with the targets at each block."""
+        """Return one line with the teachers at each block."""
         parts = [
-            f"block {block}: " + ", ".join(f"{tap.target} {tap.share:.3g}" for tap in self.taps if tap.block == block)
+            f"block {block}: " + ", ".join(f"{tap.teacher} {tap.share:.3g}" for tap in self.taps if tap.block == block)
             for block in self.blocks
         ]
         return f"Taps: {'; '.join(parts)}."
@@ -186,7 +181,7 @@ class Taps(StepHook, nn.Module):
         """Return the losses of the heads, times the recipe's decay."""
         terms: dict[str, LossTerm] = {}
         for tap in self.taps:
-            for kind, term in losses_of(tap.teacher, tap.name, tap.target).items():
+            for kind, term in losses_of(tap.teacher, tap.name).items():
                 weight = tap.share * self._weight(batch.step) * term.weight
                 terms[f"tap_{kind}/{tap.name}"] = term._replace(weight=weight)
         return terms
@@ -196,11 +191,11 @@ class Taps(StepHook, nn.Module):
         return {"weight/taps": self._weight(self._step)}
 
     def _weight(self, step: int) -> float:
-        return self._recipe.taps.weight_at(step, self._recipe.schedule.num_steps)
+        return weight_at(self._recipe, step)
 
-    def last_dense_linears(self, target: str) -> list[nn.Linear]:
-        """Return the layers that predict a target's dense features (`Tap.target`); they follow its refits."""
-        heads = [cast(TapHead, self.heads[tap.name]) for tap in self.taps if tap.target == target]
+    def last_dense_linears(self, teacher: str) -> list[nn.Linear]:
+        """Return the layers that predict a teacher's dense features; they follow its refits."""
+        heads = [cast(TapHead, self.heads[tap.name]) for tap in self.taps if tap.teacher == teacher]
         return [cast(nn.Linear, head.features.final[-1]) for head in heads]
 
 
@@ -248,6 +243,14 @@ class TappedStudent(nn.Module):
                 head_output.features = to_map(head_output.features, Resolution(*sides))
             outputs[tap.name] = head_output
         return RadioModelOutput(features=output.features, adaptors=outputs)
+
+
+def weight_at(recipe: Recipe, step: int) -> float:
+    """Return the factor of the losses of taps in a 0-based step; over the last of them it falls along a cosine."""
+    num_steps = recipe.schedule.num_steps
+    steps_left, decay_steps = num_steps - step, math.ceil(DECAYING_SHARE * num_steps)
+    decay = (1 - math.cos(math.pi * steps_left / decay_steps)) / 2 if steps_left < decay_steps else 1.0
+    return recipe.taps.weight * decay
 
 
 def _by_image(tokens: Tensor, image_grid_hw: Tensor | None, num_prefix: int) -> Sequence[Tensor] | Tensor:

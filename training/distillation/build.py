@@ -143,7 +143,7 @@ def _build_networks(
     optimizer = build_optimizer(learner, recipe.optimizer, muon_dtype)
     estimation_steps = recipe.schedule.in_steps(recipe.standardization.estimation_steps)
     standardization = recipe.standardization.replace(estimation_steps=estimation_steps)
-    statistics = TeacherStatistics(standardization, widths, recipe.inner_depths()).to(accelerator.device)
+    statistics = TeacherStatistics(standardization, widths).to(accelerator.device)
     return _LearnerParts(model, learner, optimizer, statistics, objective, lineage, warm_start)
 
 

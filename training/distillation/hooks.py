@@ -64,8 +64,8 @@ def build_hooks(parts: RunParts, folder: Path) -> dict[str, StepHook]:
     """
     recipe, model, accelerator = parts.recipe, parts.model, parts.accelerator
 
-    def further_linears(target: str) -> list[nn.Linear]:
-        return [linear for hook in parts.hooks.values() for linear in hook.last_dense_linears(target)]
+    def further_linears(teacher: str) -> list[nn.Linear]:
+        return [linear for hook in parts.hooks.values() for linear in hook.last_dense_linears(teacher)]
 
     has_batch_norms, has_sizes = len(running_statistics(model)) > 0, len(sizes_of(recipe.partitions)) > 1
     summed = sum_over_ranks if accelerator.num_processes > 1 else None

@@ -136,7 +136,7 @@ def load_teachers(recipe: Recipe, device: torch.device) -> dict[str, Teacher]:
     They are never wrapped, trained or saved. The first rank, which also knows what all others must, loads all.
     """
     check_devices(recipe.teachers)
-    patch_size, inner_depths = student_patch_size(recipe), recipe.inner_depths()
+    patch_size = student_patch_size(recipe)
     rank, num_ranks = rank_and_count()
     needed = {*teachers_of_rank(recipe, rank, num_ranks), recipe.student.init_from}
     teachers: dict[str, Teacher] = {}
@@ -146,8 +146,6 @@ def load_teachers(recipe: Recipe, device: torch.device) -> dict[str, Teacher]:
                 continue
             teacher = teacher_of_recipe(entry, patch_size)
             share_network(teacher, entry, [(teachers[e.name], e) for e in recipe.teachers if e.name in teachers])
-            if entry.name in inner_depths:
-                teacher.use_depths(inner_depths[entry.name])
             teachers[entry.name] = place_teacher(teacher, entry, device)
     check_image_sizes(recipe, teachers)
     _check_own_networks(recipe, teachers)

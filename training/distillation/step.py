@@ -42,7 +42,7 @@ def batch_losses(learner: Learner, batch: PlannedBatch, example: Example) -> dic
     losses_of = partial(_head_terms, learner, example, output)
     terms: dict[str, LossTerm] = {}
     for entry in recipe.teachers:
-        terms |= {f"{kind}/{entry.name}": term for kind, term in losses_of(entry.name, entry.name, entry.name).items()}
+        terms |= {f"{kind}/{entry.name}": term for kind, term in losses_of(entry.name, entry.name).items()}
     for hook in learner.hooks.values():
         _add(terms, hook.terms(batch, example, output, losses_of))
     terms = _in_order(terms, recipe)
@@ -108,7 +108,7 @@ def _in_order(terms: Mapping[str, LossTerm], recipe: Recipe) -> dict[str, LossTe
 
 
 def _head_terms(
-    learner: Learner, example: Example, output: StudentOutput, teacher: str, head: str, target: str
+    learner: Learner, example: Example, output: StudentOutput, teacher: str, head: str
 ) -> dict[str, LossTerm]:
     """Return `"features"`, the dense loss of a head, and `"summary"`, if head and teacher have a summary.
 
@@ -118,7 +118,6 @@ def _head_terms(
         output: The student's.
         teacher: Name of the teacher.
         head: Name of the teacher's adaptor, or of another head of the student.
-        target: Name of the dense features that it is compared with: the teacher's, or those of an inner block.
     """
     (entry,) = [entry for entry in learner.recipe.teachers if entry.name == teacher]
     summary, outputs = output.summaries[head], example.targets.get(teacher)
@@ -130,7 +129,7 @@ def _head_terms(
         return terms
     has_cells = head in cross_attention_heads(learner.model.config)
     align = Alignment.compare_cells if has_cells else Alignment.apply
-    dense = _feature_term(learner, target, example.targets[target], output.features[head], align)
+    dense = _feature_term(learner, teacher, outputs, output.features[head], align)
     terms = {"features": dense._replace(weight=entry.feature_weight)}
     if summary is not None and outputs.summary is not None:
         terms["summary"] = _summary_term(learner, entry, summary, outputs.summary, outputs)

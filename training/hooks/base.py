@@ -11,9 +11,11 @@ from modeling_radio.training.targets.examples import Example
 from modeling_radio.training.views.plan import PlannedBatch
 
 
-HeadLosses = Callable[[str, str, str], dict[str, LossTerm]]
-"""Function of a teacher, of one of the student's heads and of a dense target, all by name. It returns the losses
-`"features"` and, if both have a summary, `"summary"`."""
+HeadLosses = Callable[[str, str], dict[str, LossTerm]]
+"""Function of a teacher and of one of the student's heads, by name.
+
+It returns the losses `"features"` and, if both have a summary, `"summary"`.
+"""
 
 
 class StepHook:
@@ -41,8 +43,8 @@ class StepHook:
         """
         return student
 
-    def last_dense_linears(self, target: str) -> list[nn.Linear]:
-        """Return the last layers of further heads that predict a dense target: they follow its new standardization."""
+    def last_dense_linears(self, teacher: str) -> list[nn.Linear]:
+        """Return the last layers of further heads for a teacher's features: they follow its new standardization."""
         return []
 
     def begin_step(self, step: int, examples: Sequence[tuple[PlannedBatch, Example]]) -> None:

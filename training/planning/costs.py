@@ -333,7 +333,7 @@ class TeacherCost:
             self.num_parameters = sum(weight.numel() for weight in own)
             is_half = entry.options.get("weights_dtype") == "bfloat16"
             self.weight_bytes = (2 if is_half else 4) * self.num_parameters
-            self.num_blocks = len(teacher.blocks() or longest_list(teacher))
+            self.num_blocks = len(longest_list(teacher))
             self.download_bytes = 4 * self.num_parameters
         package = package_of(entry)
         if package is not None:

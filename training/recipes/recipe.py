@@ -130,7 +130,8 @@ class Recipe(RecipeSection):
             is_valid = bool(names) and len(set(names)) == len(names)
             require(is_valid, f"{section} (names)", names, "at least one, all different")
         self._check_teachers_of_partitions()
-        self._check_taps()
+        if self.taps.weight > 0:
+            self._check_roles("taps", "leave `taps` out")
         is_valid = all(map(is_import_path, self.hooks)) and len(self.own_hooks()) == len(self.hooks)
         require(is_valid, "hooks", self.hooks, "import paths 'my_package.my_module:MyHook', with different names")
         if self.balancing.method == "adaptive":
@@ -193,20 +194,6 @@ class Recipe(RecipeSection):
         """Return the import paths of `hooks` by the name of the class."""
         return {path.rpartition(":")[2]: path for path in self.hooks}
 
-    def tap_shares(self) -> list[dict[str, float]]:
-        """Return for each of `taps.depths` what each teacher, by its role, counts by at that tap."""
-        return self.taps.shares({entry.name: entry.role for entry in self.teachers if entry.role is not None})
-
-    def inner_depths(self) -> dict[str, list[float]]:
-        """Return by teacher the shares of its own blocks at which taps look, but for the end; empty without such."""
-        depths: dict[str, list[float]] = {}
-        if self.taps.is_used:
-            for depth, shares in zip(self.taps.depths, self.tap_shares(), strict=True):
-                if self.taps.target_depth(depth) < 1:
-                    for name in (name for name, share in shares.items() if share):
-                        depths.setdefault(name, []).append(depth)
-        return depths
-
     def dense_factors(self, teacher: str) -> tuple[int, ...]:
         """Return how many positions along a patch the student's dense heads for a teacher have; those of taps: 1."""
         (entry,) = [entry for entry in self.teachers if entry.name == teacher]
@@ -239,18 +226,8 @@ class Recipe(RecipeSection):
         Raises:
             RecipeError: If the recipe has taps.
         """
-        if self.taps.is_used:
-            raise RecipeError(f"`taps.scheme` must be null {where}, got {self.taps.scheme!r}.")
-
-    def _check_taps(self) -> None:
-        if not self.taps.is_used:
-            return
-        self._check_roles("taps", "leave `taps` out")
-        if self.taps.targets == "matching" and self.views.teachers == "cached":
-            raise RecipeError(
-                "`taps.targets` must be 'last' with `views.teachers: cached`, got 'matching'. A cache holds the last "
-                "features only; or set `views.teachers: online`."
-            )
+        if self.taps.weight > 0:
+            raise RecipeError(f"`taps.weight` must be 0 {where}, got {self.taps.weight}.")
 
     def _check_roles(self, use: str, way_out: str) -> None:
         for entry in self.teachers:

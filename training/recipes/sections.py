@@ -1,12 +1,11 @@
 """The sections of a recipe, as typed settings."""
 
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from annotated_types import Ge, Gt, Le, Len, Lt
+from annotated_types import Ge, Gt, Len, Lt
 from pydantic import BeforeValidator, Field, model_validator
 
 from modeling_radio.core.ids import ModelId
@@ -425,103 +424,19 @@ class ContrastiveRecipe(RecipeSection):
         return self
 
 
-TAP_SCHEMES: dict[str, list[dict[Role, float]]] = {
-    "strict": [
-        {"basic": 1.0, "semantic": 0.0, "task": 0.0},
-        {"basic": 0.0, "semantic": 1.0, "task": 0.0},
-        {"basic": 0.0, "semantic": 0.0, "task": 1.0},
-    ],
-    "soft": [
-        {"basic": 0.8, "semantic": 0.15, "task": 0.05},
-        {"basic": 0.15, "semantic": 0.7, "task": 0.15},
-        {"basic": 0.05, "semantic": 0.15, "task": 0.8},
-    ],
-}
-"""By name what each role counts by at the low, the middle and the upper tap. All numbers are our choice: nobody has
-published which depth is for whom."""
-
-TAP_DEPTHS = [1 / 3, 2 / 3, 1.0]
-"""Our choice: the low, the middle and the upper tap."""
-
-TAP_WEIGHT = 0.25
-"""Our choice. Tap losses help the main ones, and shall not outweigh them."""
-
-DECAYING_SHARE = 0.3
-"""Last share of the run, in which tap losses fade out, so that it ends on what is exported. Our choice."""
-
-
 class TapsRecipe(RecipeSection):
     """Losses on inner blocks of the trunk, which learn from teachers through heads that are thrown away.
 
-    Low blocks can learn basic features, middle ones semantics, upper ones those of a task. The losses at the trunk's
-    end stay as they are. Our own addition, after UNIC (https://arxiv.org/abs/2408.05088) and SAK
-    (https://arxiv.org/abs/2410.14633); C-RADIOv4 has none. Which block learns from which teacher is our choice.
+    Low blocks mostly learn basic features, middle ones semantics, upper ones those of a task, by the `role` of each
+    teacher. The losses at the trunk's end stay as they are. Our own addition, after UNIC
+    (https://arxiv.org/abs/2408.05088) and SAK (https://arxiv.org/abs/2410.14633); C-RADIOv4 has none.
 
     Attributes:
-        scheme: Experimental. Weights of the teachers at each tap, by their `role`: "strict" (basic at the low tap,
-            semantic at the middle one, task at the upper one) or "soft" (mostly so). None for no taps, or "soft" if a
-            `weight` is given.
         weight: Experimental. Factor of these losses, besides a teacher's `feature_weight` and `summary_weight`; 0 for
-            no taps, None for 0.25 if a `scheme` is given.
-        decay_steps: Experimental. Steps, or a share of the run below 1, at its end, over which the factor falls to 0
-            along a cosine; None for three tenths.
-        targets: Experimental. Targets of a tap: the teacher's "last" features, or its features at the "matching" depth
-            of its own blocks, standardized by themselves. "matching" needs online teachers whose class knows its
-            blocks. Summaries are always the teacher's last.
-        depths: Experimental. Positions of the three taps, as shares of the trunk's blocks. With ViTDet windows a tap
-            moves to the nearest block of global attention (the later of two as near) for the whole run.
+            none. Start with 0.25; in the last three tenths of the run the factor falls to 0.
     """
 
-    scheme: Literal["strict", "soft"] | None = None
-    weight: float | None = Field(None, ge=0)
-    decay_steps: StepsOrNone = None
-    targets: Literal["last", "matching"] = "last"
-    depths: list[Annotated[float, Gt(0), Le(1)]] = TAP_DEPTHS
-
-    @model_validator(mode="after")
-    def _check(self) -> "TapsRecipe":
-        percents = [round(100 * depth) for depth in self.depths]  # by which targets are called
-        is_ascending = len(set(percents)) == 3 and sorted(self.depths) == self.depths
-        rule = "three shares above 0 and at most 1, in ascending order and a hundredth apart"
-        require(is_ascending and len(self.depths) == 3, "depths", self.depths, rule)
-        about = {"decay_steps": None, "targets": "last", "depths": TAP_DEPTHS}
-        for name, default in about.items() if self.scheme is None and self.weight is None else ():
-            rule = "left out where there are no taps: give a `scheme` or a `weight`, 0 for none"
-            require(getattr(self, name) == default, name, getattr(self, name), rule)
-        return self
-
-    @property
-    def is_used(self) -> bool:
-        """True if there are taps: a scheme or a weight is given, and the weight is not 0."""
-        return self.weight != 0 and not (self.scheme is None and self.weight is None)
-
-    def shares(self, roles: Mapping[str, Role]) -> list[dict[str, float]]:
-        """Return for each of `depths` what each teacher counts by at that tap.
-
-        Args:
-            roles: By name of the teacher.
-        """
-        taps = TAP_SCHEMES["soft" if self.scheme is None else self.scheme]
-        return [{name: shares[role] for name, role in roles.items()} for shares in taps]
-
-    def weight_at(self, step: int, num_steps: int) -> float:
-        """Return the factor of tap losses in a 0-based step of a run."""
-        weight = TAP_WEIGHT if self.weight is None else self.weight
-        own = self.decay_steps
-        decay_steps = math.ceil(DECAYING_SHARE * num_steps) if own is None else in_steps(own, num_steps)
-        steps_left = num_steps - step
-        if steps_left >= decay_steps:
-            return weight
-        return weight * (1 - math.cos(math.pi * steps_left / decay_steps)) / 2
-
-    def target_depth(self, depth: float) -> float:
-        """Return at which share of a teacher's blocks the tap at a depth of the student reads: 1 is its output."""
-        return depth if self.targets == "matching" else 1.0
-
-
-def target_name(teacher: str, depth: float) -> str:
-    """Return what a teacher's features at a depth are called: "dino_v3_7b@33%", or "dino_v3_7b" at the end."""
-    return teacher if depth == 1 else f"{teacher}@{100 * depth:.0f}%"
+    weight: float = Field(0.0, ge=0)
 
 
 RunModeName = Literal["native", "fixed", "mosaic"]
@@ -652,7 +567,7 @@ class TeacherRecipe(RunOptions, NamedSection):
         summary_weight: Factor of its summary loss, where it has a summary.
         adaptor: Fields of `RadioAdaptorConfig` for this adaptor, for example `hidden_size`.
         role: Experimental. Kind of its features: "basic", "semantic" or "task". It decides when the teacher has most
-            weight if `balancing.method` is "adaptive", and the depth of its taps (`taps.scheme`); otherwise it is not
+            weight if `balancing.method` is "adaptive", and the depth of its taps (`taps.weight`); otherwise it is not
             used.
     """
 

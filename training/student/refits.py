@@ -45,10 +45,10 @@ def rebase_heads(
     steps of Adam as large as the first ones of a run.
 
     Args:
-        changes: By dense target, a teacher or features of its inner blocks, see `TeacherStatistics.begin_step`.
+        changes: By teacher, see `TeacherStatistics.begin_step`.
         models: The student and its moving average, sharded or not; changed in place.
         optimizer: The student's; parameters without state stay without.
-        further_linears: Returns the last layers of further heads that predict a target.
+        further_linears: Returns the last layers of further heads that predict a teacher's features.
 
     References:
         The same rule for Adam in a space that turns, LDAdam, https://arxiv.org/abs/2410.16103, without its correction
@@ -60,9 +60,7 @@ def rebase_heads(
     for model in models:
         reshard(model)
     for name, change in changes.items():
-        linears = [
-            model.radio_model.adaptor(name).last_dense_linear for model in models if name in model.radio_model.adaptors
-        ]
+        linears = [model.radio_model.adaptor(name).last_dense_linear for model in models]
         for linear in [*linears, *further_linears(name)]:
             rewrite(linear.weight, change.of_weight)
             rewrite(linear.bias, change.of_bias)

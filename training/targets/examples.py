@@ -71,9 +71,7 @@ class Example(NamedTuple):
     Attributes:
         pixel_values: For each group of the batch, `PlannedBatch.groups`, in [0, 1], `(images, channels, height,
             width)`; RGB unless the recipe has `data.num_channels`.
-        targets: The outputs of teachers that see any of the images, by name. For heads that want features of a
-            teacher's inner blocks also these, without a summary, by
-            `modeling_radio.training.recipes.sections.target_name`.
+        targets: The outputs of teachers that see any of the images, by name.
         ema_pixels: Other crops for the student's moving average, as `pixel_values` and with the same changes of
             color; None in steps without a MESA loss.
         ema_alignments: For each group, where the backbone's maps of the student and of its average show the same.

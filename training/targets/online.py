@@ -10,7 +10,6 @@ from torch import Tensor
 from modeling_radio.training.data.decoding import ImageSize
 from modeling_radio.training.data.image_table import Images
 from modeling_radio.training.recipes.recipe import Recipe
-from modeling_radio.training.recipes.sections import target_name
 from modeling_radio.training.targets.examples import Example, OwnImages, Target
 from modeling_radio.training.teachers.base import Teacher, by_network, split_output
 from modeling_radio.training.views.crops import (
@@ -156,8 +155,7 @@ class OnlineTargets:
             parts: Batches and their crops.
 
         Returns:
-            By name the targets of each teacher and of its inner depths, one for each part; None for a part of which it
-            sees no image.
+            By name the targets of each teacher, one for each part; None for a part of which it sees no image.
         """
         consumer = names[0]
         seen = [[crops for crops in groups if consumer in crops.pixels] for _, groups in parts]
@@ -174,10 +172,9 @@ class OnlineTargets:
             by_reader = list(zip(*islice(outputs, len(groups)), strict=True)) or [()] * len(names)
             for name, own in zip(names, by_reader, strict=True):
                 summaries = [summary for summary, _ in own if summary is not None]
-                for index, depth in enumerate((1.0, *self.recipe.inner_depths().get(name, []))):
-                    summary = torch.cat(summaries) if summaries and not index else None
-                    target = Target(summary, [maps[index] for _, maps in own], alignments, images) if own else None
-                    targets.setdefault(target_name(name, depth), []).append(target)
+                summary = torch.cat(summaries) if summaries else None
+                target = Target(summary, [features for _, features in own], alignments, images) if own else None
+                targets.setdefault(name, []).append(target)
         return targets
 
     def _pixels(self, images: Tensor, white: float = 1.0) -> Tensor:

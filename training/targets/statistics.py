@@ -1,6 +1,6 @@
 """Running statistics of all teachers: they standardize dense targets, and summary losses are divided by dispersions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import cast
 
 import torch
@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from modeling_radio.core.ranks import sum_over_ranks
 from modeling_radio.training.losses.summaries import angle_between
 from modeling_radio.training.recipes.recipe import RecipeError, StandardizationRecipe
-from modeling_radio.training.recipes.sections import target_name
 from modeling_radio.training.targets.examples import Target
 from modeling_radio.training.targets.phi_s import STANDARDIZERS, AffineMap, FeatureStandardizer, PhiS
 from modeling_radio.training.teachers.outputs import TeacherShape
@@ -73,29 +72,16 @@ class TeacherStatistics(nn.Module):
     Args:
         recipe: The method of standardization, and the number of steps that estimate the statistics.
         teachers: By name.
-        inner_depths: By teacher the depths, as shares of its blocks, whose features are standardized as well.
 
     Raises:
         RecipeError: If the method is unknown.
     """
 
-    def __init__(
-        self,
-        recipe: StandardizationRecipe,
-        teachers: Mapping[str, TeacherShape],
-        inner_depths: Mapping[str, Sequence[float]] = {},
-    ) -> None:
+    def __init__(self, recipe: StandardizationRecipe, teachers: Mapping[str, TeacherShape]) -> None:
         super().__init__()
         self.recipe = recipe
         build = STANDARDIZERS[recipe.method]
         self.features = nn.ModuleDict({name: build(teacher.feature_dim) for name, teacher in teachers.items()})
-        self.inner_features = nn.ModuleDict(
-            {
-                target_name(name, depth): build(teachers[name].feature_dim)
-                for name, depths in inner_depths.items()
-                for depth in depths
-            }
-        )
         self.summaries = nn.ModuleDict(
             {
                 name: SummaryDispersion(teacher.summary_dim)
@@ -110,7 +96,7 @@ class TeacherStatistics(nn.Module):
         """Refit the maps if this step is due, and freeze them once the estimation is over.
 
         Returns:
-            By target, the map that moved its standardized features; empty without a refit. Heads that predict them
+            By teacher the map that moved its standardized features; empty without a refit. Heads that predict them
             must follow.
         """
         if step < self.recipe.estimation_steps:
@@ -118,7 +104,7 @@ class TeacherStatistics(nn.Module):
         if self._is_frozen:
             return {}
         changes = self.refit()
-        for standardizer in self._all().values():
+        for standardizer in self.standardizers().values():
             standardizer.freeze()
         return changes
 
@@ -131,7 +117,7 @@ class TeacherStatistics(nn.Module):
             shown = (
                 None if target.shown is None else torch.cat([each.flatten() for each in target.shown])[None, :, None]
             )
-            self._all()[name].update(tokens[None, :, :, None], shown)  # in one call: moments take memory
+            self.standardizers()[name].update(tokens[None, :, :, None], shown)  # in one call: moments take memory
             if target.summary is not None:
                 self._new_summaries[name].append(target.summary)
 
@@ -139,7 +125,7 @@ class TeacherStatistics(nn.Module):
         """Add the updates of all ranks since the last call, unless frozen; angles are to a mean that includes them."""
         if self._is_frozen:
             return
-        for standardizer in self._all().values():
+        for standardizer in self.standardizers().values():
             standardizer.end_step()
         for name, dispersion in self._dispersions().items():
             none = dispersion.total.new_zeros(0, len(dispersion.total))
@@ -147,16 +133,16 @@ class TeacherStatistics(nn.Module):
             self._new_summaries[name].clear()
 
     def refit(self) -> dict[str, AffineMap]:
-        """Recompute all maps; return by target the map that moved its standardized features.
+        """Recompute all maps; return by teacher the map that moved its standardized features.
 
         Raises:
             RecipeError: If a teacher has returned nothing finite yet.
         """
-        return {name: _refit(name, standardizer) for name, standardizer in self._all().items()}
+        return {name: _refit(name, standardizer) for name, standardizer in self.standardizers().items()}
 
     def standardize(self, name: str, features: Tensor) -> Tensor:
-        """Return standardized features of a target: a teacher, or one of its inner depths, by `target_name`."""
-        return self._all()[name].standardize(features)
+        """Return standardized features of a teacher."""
+        return self.standardizers()[name].standardize(features)
 
     def dispersion(self, name: str) -> SummaryDispersion:
         """Return the dispersion of a teacher's summaries."""
@@ -165,9 +151,6 @@ class TeacherStatistics(nn.Module):
     def standardizers(self) -> dict[str, FeatureStandardizer]:
         """Return the standardizers by teacher name."""
         return cast(dict[str, FeatureStandardizer], dict(self.features.items()))
-
-    def _all(self) -> dict[str, FeatureStandardizer]:
-        return self.standardizers() | cast(dict[str, FeatureStandardizer], dict(self.inner_features.items()))
 
     def scalars(self) -> dict[str, float]:
         """Return scalars for the log: PHI-S scales and dispersions."""
@@ -179,7 +162,7 @@ class TeacherStatistics(nn.Module):
 
     @property
     def _is_frozen(self) -> bool:
-        return not any(standardizer.is_moving for standardizer in self._all().values())
+        return not any(standardizer.is_moving for standardizer in self.standardizers().values())
 
     def _is_refit_due(self, step: int) -> bool:
         is_power_of_two = step & (step - 1) == 0

@@ -22,7 +22,6 @@ from modeling_radio.core.packages import Package
 from modeling_radio.training.recipes.sections import RunModeName, RunOptions, Upsampling
 from modeling_radio.training.teachers.featsharp import FeatSharp, SharpenedMode, TiledMode
 from modeling_radio.training.teachers.outputs import (
-    BlockListener,
     TeacherOutput,
     check_teacher_output,
     resample_features,
@@ -167,7 +166,6 @@ class Teacher(nn.Module):
         self.runs_at_any_size = runs_at_any_size
         self.default_mode: RunModeName = default_mode
         self.options: Mapping[str, Any] = {}
-        self.listener: BlockListener | None = None
         self.equal_calls: EqualCalls | None = None
         self.register_buffer("mean", torch.tensor(self.image_mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(self.image_std).view(1, 3, 1, 1))
@@ -224,29 +222,6 @@ class Teacher(nn.Module):
         self.upsampler = upsampler
         self.train(False)
 
-    def use_depths(self, depths: Sequence[float]) -> None:
-        """Let calls return maps of inner blocks too: as further channels of the features, `feature_dim` for each.
-
-        `extract_features` leaves them out. Call it once.
-
-        Args:
-            depths: Shares of the network's blocks, above 0 and at most 1.
-
-        Raises:
-            ValueError: If the teacher has no known blocks, or its run mode cannot use them.
-        """
-        blocks = self.blocks()
-        if not blocks or not self.mode.has_block_features:
-            reason = (
-                f"`upsample` is {self.run.upsample!r}, which is for its last ones" if blocks else "its kind has none"
-            )
-            raise self._error(f"`taps.targets` must be 'last' for a teacher without features of blocks: {reason}.")
-        self.listener = BlockListener(blocks, depths)
-
-    def blocks(self) -> Sequence[nn.Module]:
-        """Return the network's blocks in order, each as wide as the features; none if there are no such blocks."""
-        return ()
-
     def check_size(self, height: int, width: int) -> None:
         """Raise a ValueError if images of this size, in pixels, are not a multiple of the grid."""
         if height % self.grid_stride or width % self.grid_stride:
@@ -257,11 +232,8 @@ class Teacher(nn.Module):
 
     @property
     def can_share_cores(self) -> bool:
-        """True if threads may call it at the same time, each with its share of a CPU's cores.
-
-        Block listeners handle one pass at a time.
-        """
-        return self.mean.device.type == "cpu" and self.listener is None
+        """True if threads may call it at the same time, each with its share of a CPU's cores."""
+        return self.mean.device.type == "cpu"
 
     def encode(self, pixel_values: Tensor) -> TeacherOutput:
         """Run the network.
@@ -369,7 +341,7 @@ class Teacher(nn.Module):
         images, home = pixel_values.to(self.mean.device, non_blocking=True), pixel_values.device
         (joint,) = self([[resize_images(images, size) for size in self.input_sizes(rows, cols)]], readers)
         outputs = []
-        for summary, (features, *_) in split_output(joint, readers):
+        for summary, features in split_output(joint, readers):
             features = resample_features(features, rows, cols).contiguous().to(home)
             outputs.append(TeacherOutput(None if summary is None else summary.to(home), features))
         return outputs
@@ -402,8 +374,7 @@ class Teacher(nn.Module):
             for reader, output in zip(readers, self.encode_for(normalized, readers), strict=True):
                 summary, own = check_teacher_output(output, reader.name, reader)
                 summaries += [] if summary is None else [summary]
-                grid = (side // self.patch_size for side in normalized.shape[2:])
-                features += [own, *([] if reader.listener is None else reader.listener.take_maps(*grid))]
+                features.append(own)
         return TeacherOutput(_joined(summaries) if summaries else None, _joined(features))
 
     def _error(self, message: str) -> ValueError:
@@ -416,21 +387,16 @@ class HasNetwork(Protocol):
     network_of: str
 
 
-def split_output(joint: TeacherOutput, readers: Sequence[Teacher]) -> list[tuple[Tensor | None, tuple[Tensor, ...]]]:
-    """Split the output of a shared pass into those of each teacher.
-
-    Returns:
-        For each teacher its summary, and its features with those of its inner blocks.
-    """
+def split_output(joint: TeacherOutput, readers: Sequence[Teacher]) -> list[TeacherOutput]:
+    """Split the output of a shared pass into those of each teacher."""
     outputs, summary_start, start = [], 0, 0
     for reader in readers:
         summary = None
         if joint.summary is not None and reader.summary_dim is not None:
             summary = joint.summary.narrow(1, summary_start, reader.summary_dim)
             summary_start += reader.summary_dim
-        width = reader.feature_dim * (1 if reader.listener is None else 1 + len(reader.listener.depths))
-        outputs.append((summary, joint.features.narrow(1, start, width).split(reader.feature_dim, dim=1)))
-        start += width
+        outputs.append(TeacherOutput(summary, joint.features.narrow(1, start, reader.feature_dim)))
+        start += reader.feature_dim
     return outputs
 
 

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import Field
@@ -394,9 +394,7 @@ def check_upsampler(config: UpsamplerConfig, teacher: UpsampledTeacher, folder: 
 
 
 class SharpenedMode(TiledMode):
-    """Like "tiles", but a trained FeatSharp, which knows the last features only, joins whole and tiles."""
-
-    has_block_features: ClassVar[bool] = False
+    """Like "tiles", but a trained FeatSharp joins whole and tiles."""
 
     _upsampler: nn.Module | None = None
 

@@ -1,8 +1,8 @@
-"""Outputs of a teacher and of its blocks, their checks, and the resizing of images and features."""
+"""Outputs of a teacher, their checks, and the resizing of images and features."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeGuard
 
@@ -95,46 +95,6 @@ def tokens_to_map(tokens: Tensor, pixel_values: Tensor, patch_size: int) -> Tens
     """Return patch tokens `(batch, rows * cols, dim)` of these images as a map `(batch, dim, rows, cols)`."""
     rows, cols = pixel_values.shape[-2] // patch_size, pixel_values.shape[-1] // patch_size
     return tokens.transpose(1, 2).unflatten(2, (rows, cols))
-
-
-class BlockListener:
-    """Records the outputs of some blocks in every pass of a network, through hooks that stay.
-
-    Args:
-        blocks: All blocks of the network; tokens or maps keep their width in them.
-        depths: Shares of the blocks, above 0 and at most 1: a depth of 0.5 is the block in the middle.
-    """
-
-    def __init__(self, blocks: Sequence[nn.Module], depths: Sequence[float]) -> None:
-        self.depths = tuple(depths)
-        self._outputs: dict[int, Tensor] = {}
-        indices = [max(1, round(depth * len(blocks))) - 1 for depth in depths]
-        for number, index in enumerate(indices):
-            blocks[index].register_forward_hook(self._hook(number))
-
-    def take_maps(self, rows: int, cols: int) -> list[Tensor]:
-        """Return the maps `(batch, width, rows, cols)` of the last pass, one for each depth.
-
-        They are normed over channels without weights (our choice), like the network's output by its last norm: the
-        length of tokens grows from block to block.
-
-        Args:
-            rows: Patches of the images along their height. Patches are the last tokens of a sequence.
-            cols: Patches along their width.
-        """
-        maps = []
-        for number in range(len(self.depths)):
-            tokens = self._outputs.pop(number)  # (batch, tokens, width) or (batch, rows, cols, width)
-            if tokens.ndim == 3:
-                tokens = tokens[:, -rows * cols :].unflatten(1, (rows, cols))
-            maps.append(F.layer_norm(tokens.float(), tokens.shape[-1:]).movedim(-1, 1))
-        return maps
-
-    def _hook(self, number: int) -> Callable[..., None]:
-        def record(_module: nn.Module, _arguments: object, output: Tensor | tuple[Tensor, ...]) -> None:
-            self._outputs[number] = output if isinstance(output, Tensor) else output[0]
-
-        return record
 
 
 def longest_list(network: nn.Module) -> Sequence[nn.Module]:

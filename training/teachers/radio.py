@@ -127,17 +127,6 @@ class RadioTeacher(Teacher):
         features = resample_features(own.features.float(), *result.grid)
         return TeacherOutput(None if self.summary_dim is None else own.summary, features)
 
-    def blocks(self) -> Sequence[nn.Module]:
-        """Return the backbone's blocks in order if each returns a token for every patch.
-
-        Adaptors, E-RADIO, networks of libraries, RADIO1D and networks whose default windows reorder tokens have none.
-        """
-        config = self.network.config
-        is_windowed = config.vitdet_window_size is not None and config.has_windowed_blocks
-        is_plain = not config.is_foreign and not config.num_mergings and not is_windowed
-        is_backbone = self.adaptor_name is None and self.projector is None
-        return self.network.radio_model.model.blocks if is_plain and is_backbone else ()
-
 
 def _open_network(name: str, source: str, adaptors: Sequence[str]) -> RadioModel:
     try:

@@ -57,14 +57,12 @@ class RunMode(ABC):
     Attributes:
         options: The options, with the chosen size.
         has_own_size: The whole image has one input size, whatever the student's is.
-        has_block_features: Features of inner blocks can be returned as well.
 
     Raises:
         ValueError: If the network cannot run in this mode.
     """
 
     has_own_size: ClassVar[bool] = False
-    has_block_features: ClassVar[bool] = True
 
     def __init__(self, traits: NetworkTraits, options: RunOptions) -> None:
         self.traits = traits

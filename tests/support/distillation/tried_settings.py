@@ -31,7 +31,7 @@ from modeling_radio.training.distillation.stages import run_recipe
 from modeling_radio.training.hooks.base import StepHook
 from modeling_radio.training.losses.terms import LossTerm, teacher_of
 from modeling_radio.training.recipes.recipe import Recipe, load_recipe
-from modeling_radio.training.recipes.sections import INDECISIVE, TAP_DEPTHS
+from modeling_radio.training.recipes.sections import INDECISIVE
 from modeling_radio.training.student.build import check_student_views
 from modeling_radio.training.teachers.featsharp import FeatSharp, UpsampledTeacher, UpsamplerConfig, save_upsampler
 from modeling_radio.training.teachers.outputs import TeacherOutput
@@ -71,7 +71,7 @@ EXCEPTIONS = {
 """Settings that are not tried, and the reason: only those that need a GPU or the network."""
 
 ROLES = {"teachers.semantic.role": "basic", "teachers.segmenter.role": "task"}
-TAPS = {**ROLES, "taps.scheme": "soft"}
+TAPS = {**ROLES, "taps.weight": 0.25}
 CACHED = {"views.teachers": "cached"}
 FILES = {"data.source": "arrays", "data.mixed_in": [], "student.init_from": None}
 ARRAYS = {**FILES, "data.num_channels": 4}
@@ -161,12 +161,6 @@ CONTEXTS: dict[str, dict[str, Any]] = {
     "balancing.method": {**ROLES, "balancing.method": "fixed", "balancing.start_step": 0, "balancing.ramp_steps": 0},
     "balancing.period_steps": {"schedule.num_steps": 4},
     "taps": TAPS,
-    "taps.targets": {
-        **TRUNK,
-        "partitions.low.vitdet_windows": None,
-        "taps.depths": TAP_DEPTHS,
-    },  # each tap its own block
-    "taps.scheme": {**TAPS, "taps.scheme": None},
     "optimizer.fallback_lr_scale": {"optimizer.name": "muon"},
     "optimizer.trunk_warmup_steps": {"optimizer.trunk_frozen_steps": 1},
     "mesa.start_step": {"mesa.weight": 0.5},
@@ -232,8 +226,6 @@ VALUES: dict[str, Sequence[Any]] = {
     "balancing.ramp_steps": [3],
     "hooks": [["tried_settings:Halved"]],
     "taps.weight": [0.5],
-    "taps.decay_steps": [2],
-    "taps.depths": [[0.6, 0.7, 1.0]],
     "optimizer.clip_norm": [0.01],
     "optimizer.trunk_warmup_steps": [3],
     "ema.decay": [0.05],  # less than it rises from
@@ -294,7 +286,7 @@ AS_DEFAULT = {
 
 
 class TriedTeacher(DeepTeacher):
-    """Another network for each source, with a summary and known blocks."""
+    """Another network for each source, with a summary."""
 
     def __init__(self, name: str, *, source: str | None = None, feature_dim: int, summary_dim: int | None = None):
         super().__init__(name, feature_dim=feature_dim)
@@ -303,9 +295,6 @@ class TriedTeacher(DeepTeacher):
             torch.manual_seed(len(source or ""))
             self.last = nn.Linear(feature_dim, feature_dim)
         self.freeze()
-
-    def blocks(self) -> nn.ModuleList:
-        return self.layers
 
     def encode(self, pixel_values: Tensor) -> TeacherOutput:
         features = super().encode(pixel_values).features.movedim(1, -1)

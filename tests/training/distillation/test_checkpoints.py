@@ -208,7 +208,7 @@ def test_a_run_of_packs_keeps_to_its_way_of_dealing(tmp_path: Path) -> None:
 
 
 def test_what_is_a_share_of_the_run_follows_its_steps(tmp_path: Path) -> None:
-    shares = ["mesa.weight=0.5", "mesa.start_step=0.25", "taps={weight: 0.1, decay_steps: 0.5}"]
+    shares = ["mesa.weight=0.5", "mesa.start_step=0.25"]
     saved, recipe = (load_recipe("demo", [*shares, f"schedule.num_steps={count}"]) for count in (80, 100))
     with pytest.raises(RecipeError, match=r"--allow-changes schedule.num_steps`"):
         check_same_recipe(tmp_path, saved.to_dict(), recipe)
@@ -216,7 +216,6 @@ def test_what_is_a_share_of_the_run_follows_its_steps(tmp_path: Path) -> None:
         "mesa.start_step: 20 -> 25",
         "schedule.num_steps: 80 -> 100",
         "schedule.warmup_steps: 8 -> 10",
-        "taps.decay_steps: 40 -> 50",
     ]
     in_steps = load_recipe("demo", [*shares, "schedule.num_steps=80", "mesa.start_step=20"])
     assert check_same_recipe(tmp_path, saved.to_dict(), in_steps) == []  # the same run in other words

@@ -38,7 +38,7 @@ def test_the_list_has_what_the_recipe_asks_for_in_one_order(recipe_file: str) ->
         "spectral.is_used=true",
         "balancing.method=adaptive",
         "contrastive.weight=0.1",
-        "taps.scheme=soft",
+        "taps.weight=0.25",
     ]
     roles = ["teachers.semantic.role=semantic", "teachers.segmenter.role=task"]
     assert names_of(recipe_file, *changes, *roles) == [
@@ -119,7 +119,7 @@ def test_a_layer_of_a_hook_is_trained_as_a_part_of_the_student(recipe_file: str)
     """After taps, which extend the student, too; the layer is no part of the trunk, which is frozen at first."""
     roles = ["teachers.semantic.role=semantic", "teachers.segmenter.role=task"]
     extending = f"hooks=['{__name__}:Extending']"
-    distil(recipe_file, "run", *FOUR, *roles, "taps.scheme=soft", extending, "optimizer.trunk_frozen_steps=1")
+    distil(recipe_file, "run", *FOUR, *roles, "taps.weight=0.25", extending, "optimizer.trunk_frozen_steps=1")
     saved = SavedTensors(Path("run", CHECKPOINT), "hook_Extending")
     assert 0 < (saved.read("layer.weight") - 1).abs() < 0.1
     assert Path("run/final").is_dir()

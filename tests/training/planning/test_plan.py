@@ -60,7 +60,7 @@ def test_taps_are_counted(recipe: Recipe, plan: Plan) -> None:
     """Three operations of two for each weight of a head, on every patch that it reads: forward, and both ways back."""
     roles = {"siglip2-g": "semantic", "sam3": "task"}
     teachers = [entry.replace(role=roles[entry.name]) for entry in recipe.teachers]
-    tapped = recipe.replace(teachers=teachers, taps={"scheme": "soft"})
+    tapped = recipe.replace(teachers=teachers, taps={"weight": 0.25})
     plain, plan = plan, Plan(tapped, 2)
     taps = plan.networks.heads_of(tapped)
     assert [tap.name for tap in taps] == ["siglip2-g@0", "sam3@0", "siglip2-g@1", "sam3@1"]

@@ -79,7 +79,7 @@ def test_every_recipe_has_roles_and_survives_the_round_trip(name: str, tmp_path:
     assert recipe.name == name
     save_recipe(recipe, tmp_path / "recipe.yaml")
     assert load_recipe(str(tmp_path / "recipe.yaml")) == recipe
-    load_recipe(name, [SOURCE, "balancing.method=adaptive", "taps.weight=0.25", "taps.scheme=strict"])
+    load_recipe(name, [SOURCE, "balancing.method=adaptive", "taps.weight=0.25"])
 
 
 @pytest.mark.parametrize("name", [name for name in list_recipes() if "base" in own_file(name)])

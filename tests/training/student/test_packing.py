@@ -106,8 +106,8 @@ class TestNestedDropout:
                 "`partitions.low.token_budget`",
             ),
             (
-                [*MERGED, "taps.scheme=soft", "teachers.semantic.role=basic", "teachers.segmenter.role=task"],
-                "`taps.scheme`",
+                [*MERGED, "taps.weight=0.25", "teachers.semantic.role=basic", "teachers.segmenter.role=task"],
+                "`taps.weight`",
             ),
         ],
     )

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from tiny_distillation import TinyTeacher
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -230,91 +229,3 @@ def test_every_mode_knows_its_sizes_and_keeps_its_options(mode, upsample):
     assert built.options == options.replace(input_size_px=None if mode == "native" else 32)
     sizes = {"native": [(32, 80)], "fixed": [(32, 32)], "mosaic": [(16, 32)]}[mode]  # of 4 x 10 patches 1.6 x 4 fit
     assert list(built.input_sizes(4, 10)) == sizes + ([(64, 64)] if upsample in ("tiles", "featsharp") else [])
-
-
-# Features of inner blocks.
-
-
-class Blocks(Teacher):
-    """Four blocks with a class token."""
-
-    image_mean, image_std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-
-    def __init__(self, *, has_summary: bool = True) -> None:
-        super().__init__("t", summary_dim=4 if has_summary else None, feature_dim=4, patch_size=16, native_size_px=64)
-        generator = torch.Generator().manual_seed(0)
-        self.embed = nn.Conv2d(3, 4, 16, 16)
-        self.layers = nn.ModuleList([nn.Linear(4, 4) for _ in range(4)])
-        for parameter in self.parameters():
-            parameter.data.normal_(generator=generator)
-        self.freeze()
-
-    def encode(self, pixel_values: Tensor) -> TeacherOutput:
-        maps = self.embed(pixel_values)
-        tokens = maps.flatten(2).transpose(1, 2)
-        tokens = torch.cat([tokens.mean(1, keepdim=True), tokens], dim=1)
-        for layer in self.layers:
-            tokens = layer(tokens)
-        summary = None if self.summary_dim is None else tokens[:, 0]
-        return TeacherOutput(summary, tokens[:, 1:].transpose(1, 2).unflatten(2, maps.shape[2:]))
-
-    def blocks(self) -> nn.ModuleList:
-        return self.layers
-
-
-def normed(features: Tensor) -> Tensor:
-    return F.layer_norm(features.movedim(1, -1), features.shape[1:2]).movedim(-1, 1)
-
-
-def test_features_of_blocks_follow_the_last_ones_and_change_nothing_else() -> None:
-    pixel_values = torch.rand(2, 3, 32, 48)
-    plain, teacher = Blocks().extract_features(pixel_values), Blocks()
-    teacher.use_depths([0.25, 0.5, 1.0])
-    ((summary, features),) = teacher([[pixel_values]])
-    last, *inner = features.chunk(4, dim=1)
-    assert torch.equal(summary, plain.summary)
-    assert torch.equal(last, plain.features)
-    assert torch.equal(
-        teacher.extract_features(pixel_values).features, plain.features
-    )  # as figures and measurements need them
-    torch.testing.assert_close(inner[2], normed(last))
-    first = Blocks()
-    del first.layers[1:]
-    torch.testing.assert_close(inner[0], normed(first.extract_features(pixel_values).features))
-    assert not torch.allclose(inner[0], inner[1], atol=0.1)
-
-
-@pytest.mark.parametrize(
-    "run",
-    [{"run_mode": "fixed", "input_size_px": 64}, {"run_mode": "fixed", "input_size_px": 32, "upsample": "tiles"}],
-    ids=["fixed", "tiles"],
-)
-def test_run_modes_treat_features_of_blocks_like_the_last_ones(run: dict) -> None:
-    pixel_values, teacher = torch.rand(2, 3, 64, 64), Blocks()
-    teacher.set_run_mode(RunOptions(**run))
-    inputs = [[resize_images(pixel_values, size) for size in teacher.input_sizes(4, 4)]]
-    ((_, plain),) = teacher(inputs)
-    teacher.use_depths([0.5])
-    last, inner = teacher(inputs)[0].features.chunk(2, dim=1)
-    torch.testing.assert_close(last, plain)
-    assert inner.shape == last.shape
-    assert inner.isfinite().all()
-
-
-def test_mosaics_are_split_for_each_block() -> None:
-    images = [[torch.rand(2, 3, 32, 48)], [torch.rand(1, 3, 16, 16)]]
-    teacher, alone = Blocks(has_summary=False), Blocks()
-    teacher.set_run_mode(RunOptions(run_mode="mosaic"))
-    for each in (teacher, alone):
-        each.use_depths([0.5])
-    for answer, other in zip(teacher(images), alone(images), strict=True):
-        torch.testing.assert_close(answer.features, other.features)
-
-
-def test_teachers_without_known_blocks_are_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r"^Teacher 'tiny': `taps\.targets`"):
-        TinyTeacher("tiny", feature_dim=4).use_depths([0.5])
-    sharp = Blocks()
-    sharp.set_run_mode(RunOptions(run_mode="fixed", upsample="featsharp", upsampler="folder"))
-    with pytest.raises(ValueError, match="`upsample` is 'featsharp'"):
-        sharp.use_depths([0.5])

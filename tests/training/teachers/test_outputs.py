@@ -3,7 +3,6 @@ import torch
 from torch import nn
 
 from modeling_radio.training.teachers.outputs import (
-    BlockListener,
     TeacherWidths,
     check_teacher_output,
     longest_list,
@@ -58,25 +57,3 @@ def test_the_blocks_are_the_longest_list_of_modules_of_one_class() -> None:
     network.blocks = nn.ModuleList([nn.Linear(1, 1) for _ in range(3)])
     assert list(longest_list(network)) == list(network.blocks)
     assert list(longest_list(nn.Linear(1, 1))) == []
-
-
-@pytest.mark.parametrize(("depth", "index"), [(0.01, 0), (1 / 3, 3), (2 / 3, 6), (0.5, 5), (1.0, 10)])
-def test_a_depth_is_the_nearest_block(depth: float, index: int) -> None:
-    class Tokens(nn.Module):
-        """Prefix and two patches, the first patch's largest channel telling the block."""
-
-        def __init__(self, number: int) -> None:
-            super().__init__()
-            self.number = number
-
-        def forward(self) -> torch.Tensor:
-            return nn.functional.one_hot(torch.tensor([[11, self.number, 11]]), 12).float()
-
-    blocks = [Tokens(number) for number in range(11)]
-    listener = BlockListener(blocks, [depth])
-    for block in blocks:
-        block()
-    (found,) = listener.take_maps(1, 2)
-    assert found.shape == (1, 12, 1, 2)
-    assert found[0, :, 0].argmax(0).tolist() == [index, 11]
-    torch.testing.assert_close(found.mean(1), torch.zeros(1, 1, 2))  # normed

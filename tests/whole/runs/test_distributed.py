@@ -68,7 +68,7 @@ BOUND = (  # "low" on rank 0, "high" on rank 1
     " {name: high, sizes_px: [64], batch_size: 2, rank_share: 1}]"
 )
 UNEQUAL_PASSES = BOUND.replace("batch_size: 2", "batch_size: 2, accumulation_steps: 2")
-TAPS = ("taps.scheme=soft", "teachers.semantic.role=basic", "teachers.segmenter.role=task")
+TAPS = ("taps.weight=0.25", "teachers.semantic.role=basic", "teachers.segmenter.role=task")
 # No optimizer state when it is first saved.
 FROZEN_TRUNK = (UNEVEN, SAVED_BETWEEN, "optimizer.trunk_frozen_steps=3", *TAPS)
 EVERYTHING = (

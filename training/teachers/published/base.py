@@ -6,21 +6,20 @@ import functools
 import getpass
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from filelock import FileLock
-from torch import nn
 
 from modeling_radio.checks_radio import check_choice
 from modeling_radio.core.hub import explain_failure
 from modeling_radio.core.ranks import apart
 from modeling_radio.training.recipes.sections import Precision
 from modeling_radio.training.teachers.base import Teacher
-from modeling_radio.training.teachers.outputs import longest_list, teacher_error
+from modeling_radio.training.teachers.outputs import teacher_error
 from modeling_radio.training.teachers.published.architectures import published_config
 
 
@@ -143,10 +142,6 @@ class PublishedTeacher(Teacher):
     def facts_of(network: Any) -> dict[str, Any]:
         """Return the arguments of `Teacher` that the network decides: widths, sizes and default run mode."""
         raise NotImplementedError
-
-    def blocks(self) -> Sequence[nn.Module]:
-        """Return the transformer's blocks."""
-        return longest_list(self.network)
 
     def _take(self, name: str, network: Any) -> None:
         super().__init__(name, **self.facts_of(network))

@@ -9,12 +9,11 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from modeling_radio.checks_radio import check_choice
 from modeling_radio.training.recipes.sections import Precision
@@ -145,20 +144,13 @@ class TimmTeacher(Teacher):
         )
         self.summary, self.layer = summary, layer
         self.network = network.to(WEIGHT_DTYPES[weights_dtype])
-        self.is_convolutional = not self.blocks()
+        self.is_convolutional = not hasattr(self.network, "num_prefix_tokens")
         self.freeze()
 
     def encode(self, pixel_values: Tensor) -> TeacherOutput:
         """Return the chosen summary and features."""
         dtype = next(self.network.parameters()).dtype
         return _run(self.network, pixel_values.to(dtype), self.summary, self.layer)
-
-    def blocks(self) -> Sequence[nn.Module]:
-        """Return the blocks of a plain transformer up to the features; none for a hierarchy, whose widths differ."""
-        if not hasattr(self.network, "num_prefix_tokens"):
-            return ()
-        blocks = list(self.network.blocks)
-        return blocks if self.layer is None else blocks[: range(len(blocks))[self.layer] + 1]
 
 
 class _Shapes(NamedTuple):

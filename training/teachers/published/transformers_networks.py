@@ -310,10 +310,6 @@ class Sam2Teacher(PublishedTeacher):
             return TeacherOutput(None, output.intermediate_hidden_states[self.level].movedim(-1, 1))
         return TeacherOutput(None, output.last_hidden_state[self.level])  # all stages of a network of timm
 
-    def blocks(self) -> Sequence[nn.Module]:
-        """Return none, because the blocks of other stages have other widths."""
-        return ()
-
 
 def _stage_widths(trunk: Any) -> Sequence[int]:
     if trunk.config.model_type == "sam2_hiera_det_model":

@@ -65,16 +65,6 @@ def test_summary_and_features_can_be_chosen():
         assert features.shape != answer.features.shape or not torch.allclose(features, answer.features, atol=1e-3)
 
 
-def test_blocks_of_a_transformer_are_those_before_its_features():
-    assert len(build("test_vit").blocks()) == 6
-    teacher = build("test_vit", layer=2, run=RunOptions(run_mode="native"))
-    assert len(teacher.blocks()) == 3
-    teacher.use_depths([1.0])
-    last, inner = teacher([[torch.rand(1, 3, 32, 32)]])[0].features.chunk(2, dim=1)
-    torch.testing.assert_close(inner, torch.nn.functional.layer_norm(last.movedim(1, -1), (64,)).movedim(-1, 1))
-    assert list(build("test_convnext").blocks()) == []
-
-
 def test_a_folder_has_its_own_weights_and_normalization(tmp_path):
     torch.manual_seed(1)
     network = timm.create_model("test_vit")

@@ -8,7 +8,6 @@ from refusals import refused
 from releases import TRANSFORMERS
 
 from modeling_radio.training.recipes.sections import RunOptions
-from modeling_radio.training.teachers.outputs import resize_images
 from modeling_radio.training.teachers.registry import build_teacher
 
 
@@ -127,7 +126,7 @@ def assert_features(output, tokens, **tolerance):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_random_model_of_each_class_returns_the_students_grid_and_its_blocks(folders, name):
+def test_a_random_model_of_each_class_returns_the_students_grid(folders, name):
     teacher = opened(folders, name)
     assert (teacher.run.run_mode, teacher.native_size_px, teacher.summary_dim, teacher.feature_dim) == FACTS[name][1:]
     pixel_values = torch.rand(2, 3, 64, 96)
@@ -138,17 +137,6 @@ def test_a_random_model_of_each_class_returns_the_students_grid_and_its_blocks(f
     assert output.features.std() > 1e-3
     row = teacher.extract_features(pixel_values[1:])
     torch.testing.assert_close(row.features, output.features[1:], atol=1e-5, rtol=1e-4)
-    if name in STAGES:
-        assert len(teacher.blocks()) == 0
-    else:
-        assert len(teacher.blocks()) == SIZES["num_hidden_layers"]
-        teacher.use_depths([0.5])
-        images = resize_images(pixel_values, teacher.input_sizes(4, 6)[0])
-        last, inner = teacher([[images]])[0].features.chunk(2, dim=1)
-        assert torch.equal(teacher.extract_features(pixel_values).features, output.features)
-        assert inner.shape == last.shape
-        assert inner.std() > 1e-2
-        assert (inner - last).abs().mean() > 1e-3
     teacher.set_run_mode(RunOptions(input_size_px=4 * teacher.patch_size))
     assert teacher.extract_features(pixel_values).features.shape == (2, teacher.feature_dim, 4, 6)
 
