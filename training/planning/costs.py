@@ -23,7 +23,7 @@ from modeling_radio.training.recipes.recipe import PartitionRecipe, Recipe, Teac
 from modeling_radio.training.student.build import checkpoint_blocks, student_config, student_patch_size
 from modeling_radio.training.student.foreign import global_window
 from modeling_radio.training.teachers.base import Teacher, by_network
-from modeling_radio.training.teachers.outputs import TeacherShape, longest_list
+from modeling_radio.training.teachers.outputs import TeacherShape
 from modeling_radio.training.teachers.registry import (
     can_be_random,
     find_class,
@@ -333,7 +333,7 @@ class TeacherCost:
             self.num_parameters = sum(weight.numel() for weight in own)
             is_half = entry.options.get("weights_dtype") == "bfloat16"
             self.weight_bytes = (2 if is_half else 4) * self.num_parameters
-            self.num_blocks = len(longest_list(teacher))
+            self.num_blocks = len(teacher.blocks())
             self.download_bytes = 4 * self.num_parameters
         package = package_of(entry)
         if package is not None:

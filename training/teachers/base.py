@@ -222,6 +222,10 @@ class Teacher(nn.Module):
         self.upsampler = upsampler
         self.train(False)
 
+    def blocks(self) -> Sequence[nn.Module]:
+        """Return the network's blocks: its longest list of modules of one class."""
+        return longest_list(self)
+
     def check_size(self, height: int, width: int) -> None:
         """Raise a ValueError if images of this size, in pixels, are not a multiple of the grid."""
         if height % self.grid_stride or width % self.grid_stride:

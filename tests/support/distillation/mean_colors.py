@@ -32,7 +32,7 @@ CPU = torch.device("cpu")
 class MeanColor(nn.Module):
     """A teacher whose features are the mean colors of cells: equivariant to whole-cell shifts and mirroring."""
 
-    can_share_cores, listener, equal_calls, feature_dim = True, None, None, 3
+    can_share_cores, equal_calls, feature_dim = True, None, 3
 
     def __init__(self, patch_px: int = PATCH, has_summary: bool = True) -> None:
         super().__init__()

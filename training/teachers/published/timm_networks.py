@@ -9,11 +9,12 @@ from __future__ import annotations
 import functools
 import inspect
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from modeling_radio.checks_radio import check_choice
 from modeling_radio.training.recipes.sections import Precision
@@ -151,6 +152,10 @@ class TimmTeacher(Teacher):
         """Return the chosen summary and features."""
         dtype = next(self.network.parameters()).dtype
         return _run(self.network, pixel_values.to(dtype), self.summary, self.layer)
+
+    def blocks(self) -> Sequence[nn.Module]:
+        """Return the blocks of a plain transformer, which timm does not keep in a list; none for a hierarchy."""
+        return [] if self.is_convolutional else list(self.network.blocks)
 
 
 class _Shapes(NamedTuple):
