@@ -21,7 +21,7 @@ from transformers.image_utils import (
 from modeling_radio.core.packages import Package
 from modeling_radio.training.recipes.sections import RunModeName, RunOptions, Upsampling
 from modeling_radio.training.teachers.featsharp import FeatSharp, SharpenedMode, TiledMode
-from modeling_radio.training.teachers.outputs import (
+from modeling_radio.training.teachers.outputs import longest_list, (
     TeacherOutput,
     check_teacher_output,
     resample_features,
