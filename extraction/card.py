@@ -51,12 +51,11 @@ _OF_MODEL = {
 def finish(extraction: Extraction, written: Written) -> bool:
     """Write indexes and format that the settings ask for, and the card; return whether the card names a license.
 
-    A card may have been edited: it stays if there are no new rows and indexes, and the settings name no license or id.
+    A card may have been edited: it stays if there are no new rows and indexes, and the settings name no id.
     Of several workers that made the rows together, the one that completed them writes.
     """
     settings, store = extraction.settings, Store(extraction.settings.output)
-    chosen = settings.chosen_license()
-    license = chosen or inherited_license(settings.checkpoint, store)
+    license = inherited_license(settings.checkpoint, store)
     if written.role == "helped":
         return license is not None
     shards, is_completed = extraction.shards(), written.role == "completed"
@@ -66,7 +65,7 @@ def finish(extraction: Extraction, written: Written) -> bool:
     if is_completed:
         store.write(MADE, (json.dumps(_made_now(extraction, written), indent=2) + "\n").encode())
         renew_sums(store, {MADE: hash_in(store, MADE)})
-    is_new = chosen is not None or settings.model_id is not None or settings.index is not None or is_completed
+    is_new = settings.model_id is not None or settings.index is not None or is_completed
     if is_new or not store.exists(CARD):
         card = build_features_card(_describe(extraction, written, store), license)
         store.write(CARD, str(card).encode())
@@ -99,7 +98,7 @@ def _describe(extraction: Extraction, written: Written, store: Store) -> Feature
         files={name: f"{FOLDER}/{name}-*.parquet" for name in extraction.splits},
         columns=list(_columns(store, first.path)),
         made=_made(extraction, written, store),
-        dtype=settings.dtype,
+        dtype=settings.vector_dtype,
         is_dense=settings.dense,
         has_bases=settings.pca is not None,
         indexes={column: path for column, path in indexes.items() if store.exists(path)},
@@ -169,11 +168,11 @@ def _made(extraction: Extraction, written: Written, store: Store) -> list[tuple[
     made = {
         "model": f"{facts['model']['weights and processor']} (hash of weights, configuration and processor)",
         "images": f"{sides or 'their own size'}; patches of {model.patch_size} px",
-        "choice of images": settings.max_images and f"{settings.max_images} of each split, seed {settings.random_seed}",
-        "computed in": settings.precision,
+        "choice of images": settings.max_images and f"{settings.max_images} of each split",
+        "computed in": settings.dtype,
         "tiles": settings.tile_size
         and f"{settings.tile_size} px, {settings.tile_overlap:.0%} of it shared with the next",
-        "stored as": settings.dtype,
+        "stored as": settings.vector_dtype,
         "patches": settings.pool > 1 and f"means of {settings.pool} x {settings.pool}",
         "principal components": settings.pca and f"{settings.pca}, from a choice of images, in {PCA_FILE}",
         "adaptors": ", ".join(facts["settings"]["adaptors"]),

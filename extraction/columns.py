@@ -133,13 +133,11 @@ class Storage:
 
     Attributes:
         dtype: "float32", "float16" or "int8".
-        is_nested: Whether dense features are lists of rows of patches, not flat.
         pool: Patches along the side of a square of dense features that is averaged.
         bases: Principal components of each dense column by its name; empty to store all dimensions.
     """
 
     dtype: str = "float32"
-    is_nested: bool = False
     pool: int = 1
     bases: Mapping[str, Basis] = field(default_factory=dict)
 
@@ -203,7 +201,7 @@ def features_of(row: ImageColumns, storage: Storage, kept: Mapping[str, Any]) ->
         is_dense = _kind(name) == FEATURES
         if is_dense:
             types[_beside(name, GRID)] = List(Value("int32"), length=2)
-            types[name] = List(List(List(number))) if storage.is_nested else List(number)
+            types[name] = List(number)
         else:
             types[name] = List(number, length=row[name].shape[-1])
         if storage.dtype == "int8":
@@ -240,7 +238,7 @@ def table_of(
         else:
             grids = [row[_beside(name, GRID)].numpy() for row in rows]
             arrays[_beside(name, GRID)] = _fixed([grid.astype(np.int32) for grid in grids])
-            arrays[name] = _nested(vectors, grids) if storage.is_nested else _lists([each.ravel() for each in vectors])
+            arrays[name] = _lists([each.ravel() for each in vectors])
             scales = _lists([part[1].numpy() for part in parts])
         if storage.dtype == "int8":
             arrays[name + SCALE] = scales
@@ -264,7 +262,9 @@ def stored(name: str, vectors: Tensor, dtype: str) -> tuple[Tensor, Tensor]:
         return quantized(vectors)
     stored = vectors.to(getattr(torch, dtype))
     if not stored.isfinite().all():
-        raise ValueError(f"`dtype` must hold numbers as large as those of {name}, got {dtype!r}. Take float32 or int8.")
+        raise ValueError(
+            f"`vector_dtype` must hold numbers as large as those of {name}, got {dtype!r}. Take float32 or int8."
+        )
     return stored, torch.zeros(vectors.shape[:-1])
 
 
@@ -281,18 +281,6 @@ def _lists(values: Sequence[np.ndarray]) -> Any:
 
     ends = _ends([len(each) for each in values])
     return pyarrow.ListArray.from_arrays(ends, pyarrow.array(np.concatenate(values)))
-
-
-def _nested(vectors: Sequence[np.ndarray], grids: Sequence[np.ndarray]) -> Any:
-    """Return maps `(rows * cols, dim)` as lists of lists of vectors."""
-    import pyarrow
-
-    lists = pyarrow.array(np.concatenate([each.ravel() for each in vectors]))
-    dim = vectors[0].shape[-1]
-    cols = np.concatenate([np.full(rows, cols) for rows, cols in grids])
-    for lengths in (np.full(cols.sum(), dim), cols, np.array([rows for rows, _ in grids])):
-        lists = pyarrow.ListArray.from_arrays(_ends(lengths.tolist()), lists)
-    return lists
 
 
 def _ends(lengths: Sequence[int]) -> np.ndarray:

@@ -43,8 +43,8 @@ class Embedder:
         keep: Columns that are returned with the vectors, such as a path.
         adaptors: Adaptors whose vectors are returned too, or "all".
         size: Shorter side of the images in pixels; by default as the checkpoint's processor has it.
-        dtype: "float32" or "float16": type of the vectors.
-        precision: "float32" or "bfloat16": type in which the checkpoint computes.
+        vector_dtype: "float32" or "float16": type of the vectors.
+        dtype: "float32", "bfloat16" or "float16": type in which the checkpoint computes.
         device: Device such as "cuda:1"; by default the first GPU, if there is one.
         tiles: Overlapping tiles in which it sees images; these keep their own size unless `size` is given.
 
@@ -67,16 +67,16 @@ class Embedder:
         keep: Sequence[str] = (),
         adaptors: Sequence[str] = (),
         size: int | None = None,
-        dtype: Literal["float32", "float16"] = "float32",
-        precision: Literal["float32", "bfloat16"] = "float32",
+        vector_dtype: Literal["float32", "float16"] = "float32",
+        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         device: str | torch.device | None = None,
         tiles: ViewOptions | None = None,
     ) -> None:
         check_choice("what", what, COLUMNS)
-        check_choice("dtype", dtype, ["float32", "float16"])
-        check_choice("precision", precision, AUTOCAST_TYPES)
+        check_choice("vector_dtype", vector_dtype, ["float32", "float16"])
+        check_choice("dtype", dtype, AUTOCAST_TYPES)
         optional(integer(1)).check("size", size)
-        for_images = {"adaptors": bool(adaptors), "size": size is not None, "precision": precision != "float32"}
+        for_images = {"adaptors": bool(adaptors), "size": size is not None, "dtype": dtype != "float32"}
         for_images["tiles"] = tiles is not None
         for name in (name for name, is_given in for_images.items() if is_given and what == TEXTS):
             raise ValueError(f"`{name}` is about images, got `what={TEXTS!r}`. Leave it out.")
@@ -85,7 +85,7 @@ class Embedder:
         except (RuntimeError, TypeError) as error:
             raise ValueError(f"`device` must be a device such as 'cpu' or 'cuda:1', got {device!r}.") from error
         self.checkpoint, self.what, self.size, self.tiles = Path(checkpoint), what, size, tiles
-        self.dtype, self.precision = dtype, precision
+        self.vector_dtype, self.dtype = vector_dtype, dtype
         self.column = COLUMNS[what] if column is None else column
         self.keep, self.adaptors = ((each,) if isinstance(each, str) else tuple(each) for each in (keep, adaptors))
 
@@ -103,7 +103,7 @@ class Embedder:
             self.checkpoint,
             size_px=self.size,
             device=device_of_process() if self.device is None else self.device,
-            dtype=AUTOCAST_TYPES[self.precision],
+            dtype=AUTOCAST_TYPES[self.dtype],
             teachers=self.adaptors,
             tiles=self.tiles,
         )
@@ -187,7 +187,7 @@ class Embedder:
             if not isinstance(entry, str):
                 raise ValueError(f"`batch` must have texts in {self.column!r}, got {entry!r:.200} at index {number}.")
         assert isinstance(self.model, TextModel)
-        return {TEXTS: stored(TEXTS, self.model.embed_texts(entries), self.dtype)[0].numpy()}
+        return {TEXTS: stored(TEXTS, self.model.embed_texts(entries), self.vector_dtype)[0].numpy()}
 
     def _images(self, entries: list[Any]) -> dict[str, Any]:
         images = [_read_image(entry, f"{self.column!r} at index {number}") for number, entry in enumerate(entries)]
@@ -197,7 +197,7 @@ class Embedder:
             name = f"{prefix}{self.what}"
             if name not in rows[0]:
                 raise ValueError(f"`adaptors` must name adaptors with a summary, got {prefix[:-1]!r}. Leave it out.")
-            parts = [stored(name, row[name], self.dtype)[0] for row in rows]
+            parts = [stored(name, row[name], self.vector_dtype)[0] for row in rows]
             if self.what == FEATURES:
                 grids = [row[f"{prefix}grids"].tolist() for row in rows]
                 parts = [part.unflatten(0, grid) for part, grid in zip(parts, grids, strict=True)]

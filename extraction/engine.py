@@ -64,7 +64,7 @@ def make_on_daft(settings: ExtractionSettings, numbers: Sequence[int]) -> int:
     """
     import daft
 
-    gpus = float(torch.cuda.is_available()) if settings.engine_gpus is None else settings.engine_gpus
+    gpus = float(torch.cuda.is_available())
     workers = daft.cls(FileMaker, gpus=gpus, max_concurrency=settings.engine_workers, use_process=True)
     maker = workers(settings.to_dict())
     frame = daft.from_pydict({"number": list(numbers)})

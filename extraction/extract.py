@@ -25,7 +25,7 @@ COMMAND = Command(
     examples=(
         "radio extract builtin:lite --data pets/ --output features",
         "radio extract builtin:lite --data pets/ --output features --index flat",
-        'radio extract CHECKPOINT --data "train-{000..099}.tar" --output features --dense --pool 2 --dtype float16',
+        'radio extract CHECKPOINT --data "train-{000..099}.tar" --output features --dense --pool 2',
     ),
 )
 
@@ -43,7 +43,6 @@ def run(settings: ExtractionSettings) -> "tuple[Written, bool]":
     from modeling_radio.model_cards.build import check_model_id
 
     transformers_logging.disable_progress_bar()
-    settings.chosen_license()  # mistakes in these would be found only at the end
     check_model_id(settings.model_id)
     check_engine(settings)
     check_lance(settings)
@@ -60,7 +59,7 @@ def _extract(settings: ExtractionSettings) -> None:
     from modeling_radio.core.ranks import rank_and_count
 
     if rank_and_count()[0] == 0:
-        remark = "" if has_license else " Its card names no license yet: --license ID does."
+        remark = "" if has_license else " Its card, README.md, names no license yet: add `license: ID`."
         print(f"{settings.output}: {written}.{remark}")
 
 

@@ -302,7 +302,7 @@ def _captioned(image: Tensor, alt: str, caption: str) -> CaptionedImage:
 
 def _open_model(settings: SearchSettings, data: FeatureFolder) -> RadioFeatures:
     stored = RowSettings(**data.facts["settings"])
-    dtype = AUTOCAST_TYPES[stored.precision]
+    dtype = AUTOCAST_TYPES[stored.dtype]
     device = device_of_process(settings.device)
     model = open_radio(settings.checkpoint, size_px=stored.size, device=device, dtype=dtype, tiles=tiles_of(stored))
     if hash_of({"model": model.fingerprint()})[:16] != data.facts["model"]["weights and processor"]:

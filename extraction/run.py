@@ -142,7 +142,7 @@ def open_extraction(settings: ExtractionSettings) -> Extraction:
         "features" if settings.dense else "summary",
         adaptors=settings.adaptors,
         size=settings.size,
-        precision=settings.precision,
+        dtype=settings.dtype,
         device=None if settings.device is None else device_of_process(settings.device),
         tiles=tiles_of(settings),
     )
@@ -229,7 +229,7 @@ def _write_claimed(extraction: Extraction, claims: Claims, shards: list[Shard], 
     if settings.pca is not None:
         with store.reading(PCA_FILE) as path:
             bases = load_bases(path)
-    storage = Storage(settings.dtype, settings.layout == "nested", settings.pool, bases)
+    storage = Storage(settings.vector_dtype, settings.pool, bases)
     for split in extraction.splits.values():
         of_split = [shard for shard in shards if shard.split == split.name]
         for shard, tables in _claimed(extraction, storage, store, claims, split, of_split):
@@ -330,7 +330,7 @@ def _find_bases(extraction: Extraction, store: Store) -> None:
     settings, split = extraction.settings, next(iter(extraction.splits.values()))
     assert settings.pca is not None
     assert isinstance(split, SourceSplit)  # the settings refuse streams
-    chosen = make_generator(settings.random_seed, "principal components")
+    chosen = make_generator(0, "principal components")
     numbers = torch.randperm(len(split), generator=chosen)[:PCA_IMAGES].sort().values.tolist()
     batches = [numbers[start : start + settings.batch_size] for start in range(0, len(numbers), settings.batch_size)]
     outputs = itertools.chain.from_iterable(extraction.embedder.encode(split.images, batches, settings.num_workers))

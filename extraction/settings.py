@@ -8,15 +8,21 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from modeling_radio.core.ids import ModelFolder
-from modeling_radio.core.settings import DeviceOptions, Problem, Settings, SettingsError, TileOptions
-from modeling_radio.model_cards.licenses import OTHER, License
+from modeling_radio.core.settings import (
+    DeviceOptions,
+    DtypeOptions,
+    ImageSourceOptions,
+    Problem,
+    SettingsError,
+    TileOptions,
+)
 
 
 NUM_IMAGES, NUM_DENSE_IMAGES = 1000, 100
 """Our choice of images a file, without and with dense features: those of a ViT-H at 512 px are 260 MB in float16."""
 
 
-class SourceSettings(Settings):
+class SourceSettings(ImageSourceOptions):
     """Settings of the images.
 
     Attributes:
@@ -25,35 +31,14 @@ class SourceSettings(Settings):
             saved; one of the Hub, `ORG/NAME`; or demo.
         streaming: Read `.parquet` or `.tar` files in order, without a copy and with little memory, and write a file
             for each of them.
-        image_column: Column of the images; by default the first of the usual names.
-        id_column: Column with a name for each row; by default the image's path in its folder, the key in its webdataset
-            shard, or its number.
         keep: Columns to copy, such as label; by default the classes, if there are several.
-        splits: Splits that are read; by default those called train, validation and test, or similar.
-        max_images: Number of images of each split, chosen by the seed; by default all.
-        random_seed: Seed of that choice, and of the images that principal components are computed from.
     """
 
     data: str
-    streaming: bool = False
-    image_column: str | None = None
-    id_column: str | None = None
     keep: list[str] | None = None
-    splits: list[str] | None = Field(None, min_length=1)
-    max_images: int | None = Field(None, gt=0)
-    random_seed: int = 0
-
-    @model_validator(mode="after")
-    def _check_streaming(self) -> SourceSettings:
-        """Refuse choices among all images where these are not known."""
-        text = "`{path}` chooses among all images, which a stream does not know: leave it or `streaming` out."
-        chosen = [name for name in ("splits", "max_images") if getattr(self, name) is not None]
-        if self.streaming and chosen:
-            raise SettingsError(*(Problem((name,), text) for name in chosen))
-        return self
 
 
-class StorageSettings(TileOptions):
+class StorageSettings(TileOptions, DtypeOptions):
     """Settings of the stored features.
 
     Attributes:
@@ -62,10 +47,8 @@ class StorageSettings(TileOptions):
         pool: Side of the squares of patches whose mean is stored.
         pca: Number of principal components that replace dense features; they are computed from a seeded choice of
             images.
-        dtype: Type of all vectors; int8 stores a scale for each vector too.
-        layout: Dense features as one flat list, with the shape in the column `grid`, or as lists of rows of patches.
+        vector_dtype: Type of all vectors; int8 stores a scale for each vector too.
         size: Shorter side of the images in pixels; by default as the checkpoint's processor has it.
-        precision: Type in which the checkpoint computes.
         shard_images: Images for each file; by default 1000, with dense features 100.
     """
 
@@ -73,16 +56,14 @@ class StorageSettings(TileOptions):
     dense: bool = False
     pool: int = Field(1, gt=0)
     pca: int | None = Field(None, gt=0)
-    dtype: Literal["float32", "float16", "int8"] = "float32"
-    layout: Literal["flat", "nested"] = "flat"
+    vector_dtype: Literal["float32", "float16", "int8"] = "float32"
     size: int | None = Field(None, gt=0)
-    precision: Literal["float32", "bfloat16"] = "float32"
     shard_images: int | None = Field(None, gt=0)
 
     @model_validator(mode="after")
     def _check_dense(self) -> StorageSettings:
         """Refuse choices about dense features where none are stored."""
-        defaults = {"pool": 1, "pca": None, "layout": "flat"}
+        defaults = {"pool": 1, "pca": None}
         chosen = [name for name, default in defaults.items() if getattr(self, name) != default]
         text = "`{path}` is about dense features, which are not stored: add --dense."
         if chosen and not self.dense:
@@ -107,14 +88,10 @@ class ExtractionSettings(SourceSettings, StorageSettings, DeviceOptions):
         index: Write an index for searching with `faiss`: "flat" compares with every vector, "hnsw" is faster on
             millions and may miss some.
         model_id: ORG/NAME of the checkpoint on the Hub, for the card.
-        license: License of the features, as the Hub names it; by default that of the checkpoint's card.
-        license_name: Name of a license "other", in lower-case letters, digits and hyphens.
-        license_link: Address of the text of a license "other".
         batch_size: Images for each pass.
         num_workers: Processes that decode images where there are many.
         engine: "daft" lets Daft start the workers: on this machine, or on a Ray cluster with `DAFT_RUNNER=ray`.
-        engine_workers: Workers that Daft starts.
-        engine_gpus: GPUs of each of these workers, such as 0.5; by default 1 if this machine has one.
+        engine_workers: Workers that Daft starts, each with a GPU if this machine has one.
     """
 
     checkpoint: ModelFolder
@@ -122,14 +99,10 @@ class ExtractionSettings(SourceSettings, StorageSettings, DeviceOptions):
     format: Literal["parquet", "lance"] = "parquet"
     index: Literal["flat", "hnsw"] | None = None
     model_id: str | None = None
-    license: str | None = None
-    license_name: str | None = None
-    license_link: str | None = None
     batch_size: int = Field(32, gt=0)
     num_workers: int = Field(2, ge=0)
     engine: Literal["daft"] | None = None
     engine_workers: int = Field(1, gt=0)
-    engine_gpus: float | None = Field(None, ge=0)
 
     @model_validator(mode="after")
     def _check_bases(self) -> ExtractionSettings:
@@ -140,16 +113,10 @@ class ExtractionSettings(SourceSettings, StorageSettings, DeviceOptions):
 
     @model_validator(mode="after")
     def _check_format(self) -> ExtractionSettings:
-        if self.format == "lance" and self.dtype == "int8":
-            text = "`{path}` searches no int8 vectors: take another type (`dtype`), or leave it out."
+        if self.format == "lance" and self.vector_dtype == "int8":
+            text = "`{path}` searches no int8 vectors: take another type (`vector_dtype`), or leave it out."
             raise SettingsError(Problem(("format",), text))
         return self
-
-    def chosen_license(self) -> License | None:
-        """Return the license that the settings name; None if they name none."""
-        if self.license is None and self.license_name is None and self.license_link is None:
-            return None
-        return License(self.license or OTHER, self.license_name, self.license_link)
 
     def of_rows(self) -> dict[str, Any]:
         """Return the settings that decide the content of the rows, for the manifest."""

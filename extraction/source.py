@@ -161,7 +161,7 @@ def open_source(settings: SourceSettings) -> dict[str, SourceSplit]:
         table = table if image == _IMAGE else table.rename_column(image, _IMAGE)
         table = readable_tables({name: table})[name]
         if settings.max_images is not None:
-            table = choose_rows(table, settings.max_images, settings.random_seed, name)
+            table = choose_rows(table, settings.max_images, 0, name)
         splits[name] = SourceSplit(name, table, source)
     return splits
 

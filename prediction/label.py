@@ -8,20 +8,20 @@ SAM3. It writes COCO with a score for each object, and a page to look through: r
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
 from modeling_radio.core.command_line import Command
 from modeling_radio.core.ids import ModelId
-from modeling_radio.core.settings import DeviceOptions
+from modeling_radio.core.settings import DeviceOptions, DtypeOptions, SampleOptions
 
 
 if TYPE_CHECKING:
     from modeling_radio.prediction.run import Predicted
 
 
-class LabelSettings(DeviceOptions):
+class LabelSettings(SampleOptions, DtypeOptions, DeviceOptions):
     """Settings of labels by words.
 
     Attributes:
@@ -32,10 +32,7 @@ class LabelSettings(DeviceOptions):
         around: Words of what else is in the images, whose regions are left out. Each place goes to its nearest word,
             so name what surrounds the objects. SAM3 needs none and ignores them.
         threshold: Least score of an object, in [0, 1]; by default 0.1 for RADIO, 0.5 for SAM3.
-        max_images: Number of images, chosen at random; by default all.
         batch_size: Images for each pass.
-        num_shown: Images on the page; 0 for no page.
-        dtype: Type in which the model computes.
     """
 
     data: str
@@ -44,10 +41,7 @@ class LabelSettings(DeviceOptions):
     output: Path
     around: list[str] = Field(["background"])
     threshold: float | None = Field(None, ge=0, le=1)
-    max_images: int | None = Field(None, gt=0)
     batch_size: int = Field(8, gt=0)
-    num_shown: int = Field(48, ge=0)
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
 
 COMMAND = Command(

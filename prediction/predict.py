@@ -13,14 +13,14 @@ from pydantic import Field
 
 from modeling_radio.core.command_line import Command
 from modeling_radio.core.ids import ModelId
-from modeling_radio.core.settings import DeviceOptions, TileOptions
+from modeling_radio.core.settings import DeviceOptions, DtypeOptions, ImageSourceOptions, TileOptions
 
 
 if TYPE_CHECKING:
     from modeling_radio.prediction.run import Predicted
 
 
-class PredictSettings(TileOptions, DeviceOptions):
+class PredictSettings(ImageSourceOptions, TileOptions, DtypeOptions, DeviceOptions):
     """Settings of predictions.
 
     Attributes:
@@ -31,14 +31,7 @@ class PredictSettings(TileOptions, DeviceOptions):
         threshold: Least score of classes or objects, in [0, 1], or "tuned" for that of each class; by default objects
             have that of the model, and all classes are written.
         base: Folder or Hub id of an adapter's base; by default the one on the Hub that the adapter names.
-        streaming: Read `.parquet` or `.tar` files in order, without a copy and with little memory.
-        image_column: Column of the images; by default the first of the usual names.
-        id_column: Column with a name for each image; by default its path, its key or its number.
-        splits: Splits that are read; by default all.
-        max_images: Number of images of each split, chosen at random; by default all.
         batch_size: Images for each pass.
-        num_shown: Images on the page; 0 for no page.
-        dtype: Type in which the model computes.
     """
 
     checkpoint: Annotated[ModelId, Field(min_length=1)]
@@ -47,14 +40,7 @@ class PredictSettings(TileOptions, DeviceOptions):
     classes: list[str] | None = Field(None, min_length=1)
     threshold: float | Literal["tuned"] | None = None
     base: str | None = None
-    streaming: bool = False
-    image_column: str | None = None
-    id_column: str | None = None
-    splits: list[str] | None = Field(None, min_length=1)
-    max_images: int | None = Field(None, gt=0)
     batch_size: int = Field(16, gt=0)
-    num_shown: int = Field(48, ge=0)
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
 
 COMMAND = Command(

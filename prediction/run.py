@@ -20,7 +20,7 @@ from modeling_radio.core.command_line import recorded_command
 from modeling_radio.core.errors import first_few
 from modeling_radio.core.files import check_run_folder, remove_partial, sole_run, write_file, write_text
 from modeling_radio.core.ids import name_of_folder
-from modeling_radio.core.settings import hash_of
+from modeling_radio.core.settings import ImageSourceOptions, hash_of
 from modeling_radio.core.tables import counted
 from modeling_radio.core.timing import ProgressBar
 from modeling_radio.core.trust import check_parts
@@ -54,11 +54,13 @@ FOLDER_OF_KIND = {SEGMENTS: "masks", DEPTH: "depth"}
 """Folders of the PNG files."""
 IMAGES_OF_PART = 500
 """Our choice: what an interruption loses at most is a minute of a large model on a GPU."""
+IMAGES_OF_PAGE = 48
+"""Our choice: what one looks through."""
 LONGEST_NAME = 200
 """Bytes of a file's name, below the 255 of most file systems with our suffixes."""
 MOST_COLORS = 100
 """Our choice: classes of objects whose colors the page explains, such as COCO's 80."""
-NOT_DECISIVE = ("checkpoint", "data", "output", "base", "batch_size", "num_shown", "device")
+NOT_DECISIVE = ("checkpoint", "data", "output", "base", "batch_size", "device")
 """Settings that decide no answer; the model and the images are compared by their contents."""
 _HEADERS = {
     CLASSES: ("image", "label", "score"),
@@ -165,8 +167,8 @@ def answer_all(
     """
     transformers_logging.disable_progress_bar()
     output = settings.output
-    shared = SourceSettings.model_fields.keys() & PredictSettings.model_fields.keys()
-    images = SourceSettings(**{name: getattr(settings, name) for name in shared}, keep=[])
+    chosen = {name: getattr(settings, name) for name in ImageSourceOptions.model_fields}
+    images = SourceSettings(data=settings.data, keep=[], **chosen)
     splits = {"train": StreamedSplit(images)} if settings.streaming else open_source(images)
     if has_paths:
         _check_files(splits, settings.data)
@@ -315,10 +317,8 @@ def _finish(
         write_file(output / coco, lambda path: _write_coco(answering, paths, path))
         files.append(coco)
     files += [f"{FOLDER_OF_KIND[kind]}/"] if kind in FOLDER_OF_KIND else []
-    if settings.num_shown:
-        _write_page(settings, answering, splits, command, files)
-        files.append(PAGE)
-    return Predicted(output, counts["images"], skipped, files)
+    _write_page(settings, answering, splits, command, files)
+    return Predicted(output, counts["images"], skipped, [*files, PAGE])
 
 
 def _join(paths: list[Path], target: Path) -> None:
@@ -381,7 +381,7 @@ def _write_page(
     settings: PredictSettings, answering: AnsweringModel, splits: dict[str, Any], command: str, files: Sequence[str]
 ) -> None:
     """Write a page with the answers for the first images that can be read."""
-    first = itertools.islice(_readable(splits, settings.batch_size), settings.num_shown)
+    first = itertools.islice(_readable(splits, settings.batch_size), IMAGES_OF_PAGE)
     images = [_captioned(answering, name, picture) for name, picture in first]
     title = f"Answers of {name_of_folder(settings.checkpoint)}"
     beside = f"{', '.join(files)} beside this page hold the answers for all."

@@ -48,7 +48,7 @@ _SIZE_PX = 64
 """Side of the image that the folder is opened with: our choice, small, since only opening is tested."""
 _MAX_NAMES = 4
 
-COMPLETED_BY_EXTRACTION = "`radio extract`, with its options as before and `--license ID`, completes it."
+COMPLETED_BY_EXTRACTION = "`radio extract`, with its options as before, completes it; add `license: ID` to README.md."
 
 OPEN_ADAPTER = """
 import sys

@@ -29,7 +29,7 @@ from modeling_radio.views_radio import ViewOptions, encode_tiles
 from modeling_radio.zero_shot_radio import DenseSource
 
 
-AUTOCAST_TYPES = {"float32": None, "bfloat16": torch.bfloat16}
+AUTOCAST_TYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Autocast types by name; None computes in the model's own type."""
 _Own = TypeVar("_Own", bound="RadioFeatures")
 

@@ -56,7 +56,7 @@ def test_int8_is_restored_by_its_scales():
 @pytest.mark.parametrize(
     ("dtype", "value", "name"),
     [
-        ("float16", 1e6, "dtype"),
+        ("float16", 1e6, "vector_dtype"),
         ("float32", float("nan"), "checkpoint"),
         ("float16", float("inf"), "checkpoint"),
         ("int8", float("nan"), "checkpoint"),
@@ -68,12 +68,11 @@ def test_numbers_that_cannot_be_stored_are_refused(dtype, value, name):
     assert table(Storage("int8"), summary=torch.full((4,), 1e6)).num_rows == 1
 
 
-@pytest.mark.parametrize("is_nested", [False, True])
-def test_batches_beyond_arrows_numbers_are_refused(is_nested, monkeypatch):
+def test_batches_beyond_arrows_numbers_are_refused(monkeypatch):
     monkeypatch.setattr(columns, "MAX_NUMBERS", 20)
-    assert table(Storage(is_nested=is_nested)).num_rows == 1
+    assert table(Storage()).num_rows == 1
     with pytest.raises(ValueError, match="`batch_size`"):
-        table(Storage(is_nested=is_nested), pyarrow.table({"label": [1, 2]}), 2)
+        table(Storage(), pyarrow.table({"label": [1, 2]}), 2)
 
 
 def test_pooling_averages_smaller_squares_at_the_edges():

@@ -24,8 +24,15 @@ def png(picture):
     return content.getvalue()
 
 
+def stored(row, column):
+    """Return the vectors of a row, dense ones as rows of patches."""
+    *_, kind = column.split("/")
+    vectors = np.asarray(row[column])
+    return vectors.reshape(*row[column.replace("features", "grid")], -1) if kind == "features" else vectors
+
+
 def test_vectors_equal_those_of_the_command(extract, checkpoint, pictures, tmp_path):
-    extract(dense=True, layout="nested", adaptors=["all"])
+    extract(dense=True, adaptors=["all"])
     rows = {row["id"]: row for row in load_dataset(str(tmp_path / "out"), split="train")}
     batch = {"id": list(read(pictures)), "image": list(read(pictures).values())}
     summaries = Embedder(checkpoint, adaptors="teacher_a", keep=["id"])(batch)
@@ -35,27 +42,30 @@ def test_vectors_equal_those_of_the_command(extract, checkpoint, pictures, tmp_p
     for number, name in enumerate(summaries["id"]):
         for column, vectors in (features | summaries).items():
             if column != "id":
-                np.testing.assert_allclose(vectors[number], np.asarray(rows[name][column]), atol=1e-6, err_msg=column)
+                np.testing.assert_allclose(vectors[number], stored(rows[name], column), atol=1e-6, err_msg=column)
     assert len({each.shape for each in features["features"]}) == 3
     assert summaries["summary"].ndim == 2
 
 
 def test_tiles_of_images_in_their_own_size(extract, checkpoint, pictures, tmp_path):
-    extract(dense=True, layout="nested", tile_size=32, adaptors=["all"])
+    extract(dense=True, tile_size=32, adaptors=["all"])
     rows = load_dataset(str(tmp_path / "out"), split="train")
     embed = Embedder(checkpoint, "features", tiles=ViewOptions(32), adaptors=["all"])
     whole = open_radio(checkpoint)
     for row, (name, picture) in zip(rows, read(pictures).items(), strict=True):
         found = embed({"image": [picture]})
         for column in ("features", "teacher_a/features"):
-            np.testing.assert_allclose(np.asarray(row[column]), found[column][0], atol=1e-5, err_msg=name)
+            np.testing.assert_allclose(stored(row, column), found[column][0], atol=1e-5, err_msg=name)
         own = whole.processor(picture, return_tensors="pt", **OWN_SIZE)["pixel_values"]
         expected = encode_tiles(whole.model.config, own, whole.encode, ViewOptions(32))
         np.testing.assert_allclose(found["features"][0], expected.features[0].movedim(0, -1).detach(), atol=1e-5)
 
 
 def test_images_come_in_several_forms(checkpoint, pictures):
-    embed, picture = Embedder(checkpoint, "features", size=32, dtype="float16"), next(iter(read(pictures).values()))
+    embed, picture = (
+        Embedder(checkpoint, "features", size=32, vector_dtype="float16"),
+        next(iter(read(pictures).values())),
+    )
     gray = picture.convert("L")
     vectors = embed({"image": [picture, np.asarray(picture), png(picture), picture.convert("RGBA")]})["features"]
     assert (vectors.dtype, vectors.ndim) == (np.float16, 4)
@@ -101,8 +111,8 @@ def test_an_empty_batch_has_vectors_of_the_same_width(checkpoint, zero_shot_fold
     [
         ({"what": "vector"}, "`what`"),
         ({"size": 0}, "`size`"),
+        ({"vector_dtype": "int8"}, "`vector_dtype`"),
         ({"dtype": "int8"}, "`dtype`"),
-        ({"precision": "float16"}, "`precision`"),
         ({"device": "gpu"}, "`device`"),
         ({"what": "texts", "size": 32}, "`size`"),
         ({"what": "texts", "adaptors": ["teacher_a"]}, "`adaptors`"),

@@ -31,7 +31,7 @@ def test_features_of_a_network_of_a_library(class_folders, tmp_path, capsys):
     [
         (["missing", "--output", "x"], "`data`"),
         (["missing", "--output", "x", "--data", "y"], "`checkpoint`"),
-        (["missing", "--output", "x", "--data", "y", "--dtype", "int4"], "`dtype`"),
+        (["missing", "--output", "x", "--data", "y", "--vector-dtype", "int4"], "`vector_dtype`"),
     ],
 )
 def test_bad_input_is_one_line(arguments, message, capsys):

@@ -28,7 +28,7 @@ from modeling_radio.extraction.settings import SearchSettings
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_the_nearest_row_is_the_vector_itself(extract, dtype, tmp_path):
-    extract(dtype=dtype)
+    extract(vector_dtype=dtype)
     data = FeatureFolder(tmp_path / "out")
     rows = [np.stack(read_table(data.store.folder / each.path)["summary"].to_numpy()) for each in data.shards]
     vectors = np.concatenate(rows).astype(np.float32)
@@ -46,7 +46,7 @@ def test_the_nearest_row_is_the_vector_itself(extract, dtype, tmp_path):
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
 def test_an_index_finds_the_same_as_a_comparison_with_all(extract, kind, index_class, dtype, tmp_path):
     faiss = pytest.importorskip("faiss")
-    extract(adaptors=["teacher_a"], dtype=dtype)
+    extract(adaptors=["teacher_a"], vector_dtype=dtype)
     data = FeatureFolder(tmp_path / "out")
     queries = np.random.default_rng(0).normal(size=(3, 32)).astype(np.float32)
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)

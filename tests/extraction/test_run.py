@@ -49,9 +49,8 @@ def same_files(one, two):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("float16", 1e-3), ("int8", 4e-3)])
-@pytest.mark.parametrize("layout", ["flat", "nested"])
-def test_rows_equal_what_the_model_says(extract, settings, tmp_path, dtype, tolerance, layout):
-    written = extract(dense=True, adaptors=["all"], dtype=dtype, layout=layout)
+def test_rows_equal_what_the_model_says(extract, settings, tmp_path, dtype, tolerance):
+    written = extract(dense=True, adaptors=["all"], vector_dtype=dtype)
     assert (written.num_rows, written.num_files, written.num_new) == (NUM_IMAGES, 5, NUM_IMAGES)
     rows, expected = rows_of(tmp_path / "out"), answers(settings())
     assert rows.keys() == expected.keys()
@@ -65,7 +64,7 @@ def test_rows_equal_what_the_model_says(extract, settings, tmp_path, dtype, tole
             if column.endswith("features") and "mean" not in column:
                 grid = row[column.replace("features", "grid")]
                 assert grid == expected[name][column.replace("features", "grids")].tolist()
-                assert stored.shape[:2] == tuple(grid) if layout == "nested" else stored.ndim == 1
+                assert stored.ndim == 1
                 stored = stored.reshape(-1, tensor.shape[-1])
                 grids.add(tuple(grid))
             scales = np.asarray(row[f"{column}_scale"]) if dtype == "int8" else None
@@ -149,7 +148,7 @@ def test_other_settings_images_and_weights_are_refused(extract, pictures, checkp
         with pytest.raises(ValueError, match=rf"`output` .*\({name}: \w+ -> \w+\)"):
             extract(data=str(copy), **values)
 
-    refused(r"settings\.dtype", dtype="float16")
+    refused(r"settings\.vector_dtype", vector_dtype="float16")
     refused(r"settings\.shard_images", shard_images=6)
     other = shutil.copytree(checkpoint, tmp_path / "model")
     model = open_radio(other).model
@@ -234,6 +233,6 @@ def test_another_extraction_is_refused_while_workers_begin(extract, settings, tm
     worker = Claims(Store(given.output))
     with worker.at_work():
         begin(worker.store, run.open_extraction(given).facts())
-        with pytest.raises(ValueError, match=r"`output` .*settings\.dtype"):
-            extract(dtype="float16")
-    assert extract(dtype="float16").role == "completed"
+        with pytest.raises(ValueError, match=r"`output` .*settings\.vector_dtype"):
+            extract(vector_dtype="float16")
+    assert extract(vector_dtype="float16").role == "completed"

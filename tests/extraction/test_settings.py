@@ -14,9 +14,9 @@ NEEDED = {"checkpoint": "model", "output": "out"}
     [
         ({}, "`data`"),
         ({"data": "x", "pool": 2}, "`pool`"),
-        ({"data": "x", "pca": 2, "layout": "nested"}, "`pca`.*`layout`"),
-        ({"data": "x", "dtype": "float64"}, "`dtype`"),
-        ({"data": "x", "dtype": "int8", "format": "lance"}, "`format`.*`dtype`"),
+        ({"data": "x", "pool": 2, "pca": 2}, "`pool`.*`pca`"),
+        ({"data": "x", "vector_dtype": "float64"}, "`vector_dtype`"),
+        ({"data": "x", "vector_dtype": "int8", "format": "lance"}, "`format`.*`vector_dtype`"),
     ],
 )
 def test_settings_that_do_not_fit_together_are_refused(values, name):

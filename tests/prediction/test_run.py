@@ -171,7 +171,7 @@ def test_a_run_goes_on_and_streams(save_tuned, photographs, tmp_path, monkeypatc
             for path in sorted(photographs.rglob("*.png")):
                 archive.add(path, path.name)
     settings = PredictSettings(
-        checkpoint=str(checkpoint), data=f"{tmp_path}/*.tar", streaming=True, output=tmp_path / "x", num_shown=2
+        checkpoint=str(checkpoint), data=f"{tmp_path}/*.tar", streaming=True, output=tmp_path / "x"
     )
     whole = predict(**settings.to_dict())
     assert [row["image"] for row in whole.answers() if "error" in row] == [f"{n}/damaged" for n in range(3)]

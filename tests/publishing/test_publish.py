@@ -109,7 +109,10 @@ def test_published_features_open_elsewhere(folders, hub, visit, tmp_path, monkey
         (tmp_path / "images").mkdir(exist_ok=True)
         Image.new("RGB", (40, 32), (80 * number, 0, 0)).save(tmp_path / "images" / f"{number}.png")
     command = [str(folders[0]), "--data", str(tmp_path / "images"), "--output", str(tmp_path / "features")]
-    assert extract([*command, "--dense", "--pca", "4", "--dtype", "int8", "--size", "32", "--num-workers", "0"]) == 0
+    assert (
+        extract([*command, "--dense", "--pca", "4", "--vector-dtype", "int8", "--size", "32", "--num-workers", "0"])
+        == 0
+    )
     assert main([str(tmp_path / "features"), "org/features"]) == 0
     repository = hub.repositories["datasets/org/features"]
     files = repository.commits[repository.tags["v1"]]

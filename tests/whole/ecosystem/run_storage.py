@@ -81,9 +81,8 @@ def extract(root: Path, storage: s3fs.S3FileSystem) -> None:
         "4",
         "--num-workers",
         "0",
-        "--license",
-        "cc-by-4.0",
     ]
+    finished(radio("card", str(root / "model"), "--license", "cc-by-4.0"))
     to_s3 = [*command, "--output", "s3://bucket/features"]
     killed = radio(*to_s3)
     while not storage.exists("bucket/features/data") or len(storage.ls("bucket/features/data", refresh=True)) < 1:
