@@ -81,15 +81,12 @@ def build_lora_config(model: RadioPreTrainedModel, settings: FinetuneSettings) -
         check_choice("lora_targets", target, valid)
     targets = "|".join(settings.lora_targets or valid)
     alpha = settings.lora_alpha if settings.lora_alpha is not None else 2 * settings.lora_rank
-    modules = model.named_modules() if settings.train_norms else ()
-    kinds = (nn.LayerNorm, nn.RMSNorm)
-    norms = [name for name, module in modules if re.match(IN_BLOCKS, name) and isinstance(module, kinds)]
     return LoraConfig(
         r=settings.lora_rank,
         lora_alpha=cast(int, alpha),  # peft takes any number
         lora_dropout=settings.lora_dropout,
         target_modules=rf"{IN_BLOCKS}(?:attn|mlp)\.(?:{targets})",
-        modules_to_save=[*head_names(model), *norms] or None,
+        modules_to_save=head_names(model) or None,
         use_dora=settings.tune == "dora",
         use_rslora=settings.tune == "rslora",
     )

@@ -101,31 +101,26 @@ def rgb_of(settings: FinetuneSettings) -> tuple[int, ...]:
     return given
 
 
-def widen_first_layer(weight: Tensor, num_channels: int, rgb: Sequence[int], rule: str) -> Tensor:
+def widen_first_layer(weight: Tensor, num_channels: int, rgb: Sequence[int]) -> Tensor:
     """Return the weights of a layer on patches of other channels, made from one on RGB.
 
-    The channels of `rgb` keep the weights of red, green and blue. "mean" gives all others their mean, "copy" these in
-    turn, and "zero" nothing. With "mean" and "copy" all weights are multiplied by 3 / `num_channels`, which keeps the
-    size of the sum where channels are alike.
+    The channels of `rgb` keep the weights of red, green and blue, all others get their mean. All weights are multiplied
+    by 3 / `num_channels`, which keeps the size of the sum where channels are alike. Our choice: on a set of five
+    channels copies in turn, or zeros, were no better.
 
     Args:
         weight: `(hidden, 3 * patch**2)`, channel-major.
         num_channels: Number of channels.
         rgb: Those that are red, green and blue; may be empty.
-        rule: "mean", "copy" or "zero".
 
     Returns:
         `(hidden, num_channels * patch**2)`.
     """
     colors = weight.unflatten(1, (len(RGB), -1))
     wide = colors.mean(1, keepdim=True).repeat(1, num_channels, 1)
-    if rule != "mean":
-        others = [channel for channel in range(num_channels) if channel not in rgb]
-        turns = torch.tensor([number % len(RGB) for number in range(len(others))], dtype=torch.long)
-        wide[:, others] = colors[:, turns] if rule == "copy" else 0
     if rgb:
         wide[:, list(rgb)] = colors
-    return (wide if rule == "zero" else wide * (len(RGB) / num_channels)).flatten(1)
+    return (wide * (len(RGB) / num_channels)).flatten(1)
 
 
 def check_widening(settings: FinetuneSettings, config: RadioConfig) -> None:
@@ -140,9 +135,8 @@ def check_widening(settings: FinetuneSettings, config: RadioConfig) -> None:
     """
     count = settings.num_channels
     if count is None:
-        given = [name for name in ("rgb_channels", "new_channels") if name in settings.model_fields_set]
-        if given and getattr(settings, given[0]) != type(settings).model_fields[given[0]].default:
-            raise ValueError(f"`{given[0]}` is about images of `num_channels`, which is left out.")
+        if settings.rgb_channels is not None:
+            raise ValueError("`rgb_channels` is about images of `num_channels`, which is left out.")
         if config.num_channels != len(RGB):
             raise ValueError(f"`num_channels` must be {config.num_channels}, as the checkpoint's, got None.")
         return
@@ -151,8 +145,7 @@ def check_widening(settings: FinetuneSettings, config: RadioConfig) -> None:
     has_layer = not config.is_foreign and config.navit is None and config.video_temporal_patch_size is None
     if config.num_channels not in (len(RGB), count) or (not has_layer and config.num_channels != count):
         raise ValueError(f"`num_channels` {count} does not fit this checkpoint of {config.num_channels} channels.")
-    if not rgb_of(settings) and settings.new_channels == "zero":
-        raise ValueError("`new_channels` 'zero' would leave no weights: take 'mean' or 'copy'.")
+    rgb_of(settings)
     if config.num_channels == len(RGB) and (settings.uses_adapter or settings.quantize):
         raise ValueError(
             f"`tune` must be 'head' or 'full' with `num_channels` {count} on an RGB checkpoint, got {settings.tune!r}: "
@@ -165,7 +158,7 @@ def widened(model: RadioPreTrainedModel, config: RadioConfig, settings: Finetune
     state = model.state_dict()
     key = f"{FIRST_LAYER}.weight"
     if config.num_channels != model.config.num_channels:
-        state[key] = widen_first_layer(state[key], config.num_channels, rgb_of(settings), settings.new_channels)
+        state[key] = widen_first_layer(state[key], config.num_channels, rgb_of(settings))
     for name in ("norm_mean", "norm_std"):
         state[f"{_CONDITIONER}.{name}"] = torch.tensor(getattr(config, name)).view(-1, 1, 1)
     wide = type(model)(config)

@@ -69,6 +69,7 @@ pixels, `labels`, and where objects have outlines `masks`, a `tv_tensors.Mask` `
 
 CROP_ASPECT = (3 / 4, 4 / 3)  # of torchvision's RandomResizedCrop
 MIN_BOX_SIDE_PX = 1.0
+REPEAT_THRESHOLD = 1e-3  # share of the images below which a class is rare, as in LVIS
 SHUFFLED_TOGETHER = 1000  # our choice: encoded images that wait in memory, some 100 MB; files are shuffled as wholes
 FILES_AT_ONCE = 1  # `datasets` mixes ten by default, with threads that take 5 s to end in each pass
 
@@ -173,16 +174,15 @@ class TightBoxes(nn.Module):
         return {**sample, "boxes": tv_tensors.wrap(boxes, like=sample["boxes"])}
 
 
-def image_weights(sampler: str, classes: Sequence[Sequence[int]], num_classes: int, threshold: float) -> Tensor:
+def image_weights(sampler: str, classes: Sequence[Sequence[int]], num_classes: int) -> Tensor:
     """Return the mean number of times that each image is shown in an epoch, `(num_images,)`.
 
     Args:
         sampler: "balanced": every class is shown equally often, and an epoch keeps its number of images.
-            "repeat-factor": an image whose rarest class has a share f of all images below the threshold t is shown
-            sqrt(t / f) times, and all others once, so that an epoch grows.
+            "repeat-factor": an image whose rarest class has a share f of all images below t = `REPEAT_THRESHOLD` is
+            shown sqrt(t / f) times, and all others once, so that an epoch grows.
         classes: Ids of the classes of each image.
         num_classes: Number of classes.
-        threshold: The share t.
 
     Raises:
         ValueError: If "balanced" is chosen for images with no class or several.
@@ -200,7 +200,7 @@ def image_weights(sampler: str, classes: Sequence[Sequence[int]], num_classes: i
             )
         shares = len(classes) / (counts.count_nonzero() * counts.clamp(min=1).double())
         return shares[[image[0] for image in classes]]
-    factors = (threshold * len(classes) / counts.clamp(min=1).double()).sqrt().clamp(min=1)
+    factors = (REPEAT_THRESHOLD * len(classes) / counts.clamp(min=1).double()).sqrt().clamp(min=1)
     return torch.stack([factors[list(image)].max() if image else factors.new_ones(()) for image in classes])
 
 

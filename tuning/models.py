@@ -20,7 +20,6 @@ from modeling_radio.core.hub import find_folder
 from modeling_radio.core.trust import check_named_code
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.inputs_radio import choose_without_budget
-from modeling_radio.layers_radio import RadioBlock
 from modeling_radio.tasks_radio import TASKS
 from modeling_radio.training.data.arrays import measure_channels
 from modeling_radio.training.recipes.sections import RGB
@@ -33,8 +32,6 @@ from modeling_radio.tuning.tasks.base import FinetuningTask
 
 
 TRUNK = f"{BACKBONE}.model"
-MAX_GRAPHS = 64
-"""Limit for compiled blocks; our choice: windows with dropped paths take 9, and PyTorch runs more than 8 eagerly."""
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
@@ -81,7 +78,6 @@ def check_network(config: RadioConfig, settings: FinetuneSettings) -> None:
     """
     refused = {
         "tune": settings.uses_adapter,
-        "compile": settings.compile,
         "gradient_checkpointing": settings.gradient_checkpointing,
         "window_size": settings.window_size == "global",
     }
@@ -196,21 +192,6 @@ def build_model(config: RadioConfig, task: FinetuningTask, report: Callable[[str
     return model
 
 
-def compile_blocks(model: nn.Module, backend: str | Callable = "inductor") -> None:
-    """Compile each block in place, which keeps the names of the weights.
-
-    `Trainer` would compile the whole model with its losses, those of boxes again for each number of boxes.
-
-    Args:
-        model: A task model, with or without adapters.
-        backend: Backend of `torch.compile`.
-    """
-    dynamo = torch._dynamo.config
-    dynamo.cache_size_limit = max(dynamo.cache_size_limit, MAX_GRAPHS)  # its name in PyTorch 2.6, an alias later
-    for block in [module for module in model.modules() if isinstance(module, RadioBlock)]:
-        block.compile(backend=backend)
-
-
 def open_task_model(
     task: FinetuningTask, checkpoint: str, report: Callable[[str], None] | None = None, **options: Any
 ) -> RadioPreTrainedModel:
@@ -275,11 +256,11 @@ def _quantization(settings: FinetuneSettings) -> BitsAndBytesConfig:
 
 def computes_in_bfloat16(settings: FinetuneSettings) -> bool:
     """True if forward and backward run in bfloat16."""
-    if settings.precision == "auto":
+    if settings.dtype == "auto":
         # Emulated, as on a T4 or V100, it is slow.
         has_gpu = torch.cuda.is_available() and settings.device != "cpu"
         return has_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
-    return settings.precision == "bf16"
+    return settings.dtype == "bfloat16"
 
 
 def save_plain(

@@ -26,7 +26,6 @@ from modeling_radio.tuning.error_analysis import draw_examination, fit_threshold
 from modeling_radio.tuning.models import (
     build_model,
     check_network,
-    compile_blocks,
     computes_in_bfloat16,
     configure,
     count_parameters,
@@ -54,6 +53,7 @@ NOT_DECISIVE = ("output", "merge", "device")
 """Settings that may differ between the sessions of a run."""
 KEPT_CHECKPOINTS = 2  # the best and the last
 LOGGING_STEPS = 10  # our choice
+WARMUP_SHARE = 0.1  # of the steps; our choice, a usual one
 
 
 class FinetuningRun:
@@ -104,8 +104,6 @@ class FinetuningRun:
             rates = f"{'backbone' if settings.tune == 'full' else 'adapters'} {backbone:.2g}, {rates}"
         share = f"{trained:,} of {total:,} parameters ({trained / total:.2%})"
         self._report(f"Training {share}; peaks of the learning rate: {rates}.")
-        if settings.compile:
-            compile_blocks(self.model)
         self.trainer = self._build_trainer()
 
     def run(self) -> dict[str, float]:
@@ -262,9 +260,9 @@ def training_arguments(settings: FinetuneSettings) -> TrainingArguments:
         num_train_epochs=settings.epochs,
         max_steps=settings.steps or -1,
         lr_scheduler_type="cosine",
-        warmup_steps=settings.warmup_share,  # below 1 it is a share of all steps
+        warmup_steps=WARMUP_SHARE,  # below 1 it is a share of all steps
         weight_decay=settings.weight_decay,
-        max_grad_norm=task.max_grad_norm if settings.max_grad_norm is None else settings.max_grad_norm,
+        max_grad_norm=task.max_grad_norm,
         bf16=computes_in_bfloat16(settings),
         eval_strategy=strategy,
         eval_steps=settings.evaluate_every,
@@ -291,8 +289,7 @@ def _check_launch(settings: FinetuneSettings) -> None:
         raise ValueError("DeepSpeed is not supported: launch with DDP or FSDP, as in training/accelerate_configs.")
     if TorchDynamoPlugin().backend != DynamoBackend.NO:
         raise ValueError(
-            "`dynamo_backend` of Accelerate, which compiles the whole model, is not supported: leave it out, and set "
-            "`compile`, which compiles its blocks."
+            "`dynamo_backend` of Accelerate, which compiles the whole model, is not supported: leave it out."
         )
     if fsdp_plugin() is not None and settings.quantize is not None:
         raise ValueError(

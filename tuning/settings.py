@@ -9,7 +9,16 @@ from pydantic import ConfigDict, Field, model_validator
 
 from modeling_radio.core.files import write_text
 from modeling_radio.core.ids import ModelId
-from modeling_radio.core.settings import DeviceOptions, OneOf, Settings, SettingsError, Spelling, read_yaml, require
+from modeling_radio.core.settings import (
+    DeviceOptions,
+    LabeledSource,
+    OneOf,
+    Settings,
+    SettingsError,
+    Spelling,
+    read_yaml,
+    require,
+)
 from modeling_radio.tasks_radio import TASKS
 
 
@@ -34,7 +43,6 @@ class MethodSettings(Settings):
         lora_alpha: Scale of the adapters times the rank (for rsLoRA times its root); by default twice the rank.
         lora_dropout: Dropout before the adapters, in [0, 1).
         lora_targets: Linear layers of every block that get an adapter; by default all of them.
-        train_norms: Also train the norms of every block, beside adapters.
         merge: Also write the model with its adapter merged, as a plain folder.
         quantize: 4 or 8 bits for the frozen weights (needs bitsandbytes); by default they are not quantized.
         window_size: ViTDet window in tokens, "global" or "auto", kept in the saved configuration; by default the
@@ -49,14 +57,13 @@ class MethodSettings(Settings):
     lora_alpha: float | None = Field(None, gt=0)
     lora_dropout: float = Field(0.0, ge=0, lt=1)
     lora_targets: tuple[str, ...] | None = Field(None, min_length=1)
-    train_norms: bool = False
     merge: bool = False
     quantize: Literal[4, 8] | None = None
     window_size: Annotated[int | str | None, Spelling(read_yaml, "TOKENS|global|auto")] = None
     config: dict[str, Any] = {}
 
 
-class DataSettings(Settings):
+class DataSettings(LabeledSource):
     """Settings of the images and their augmentation.
 
     Attributes:
@@ -70,17 +77,11 @@ class DataSettings(Settings):
             semantic segmentation only.
         sampler: Images of an epoch; by default each once. "balanced" shows every class equally often (one class an
             image), "repeat-factor" repeats images of rare classes.
-        repeat_threshold: Share of the images below which a class is rare for "repeat-factor".
-        image_column: Column of the images; by default the first of the usual names.
         target_column: Column of the labels, masks, boxes or depth maps; by default the first of the usual names.
-        box_format: Format of the boxes of a `datasets` source, in pixels.
-        depth_scale: Units of a stored depth value in a meter; by default 1000 for integers and 1 for floats.
         num_channels: Experimental. Channels of TIFF, GeoTIFF or .npy files, of 8 or 16 bits or floats in [0, 1], which
             are read in full; by default the files are pictures, and become RGB of 8 bits.
         rgb_channels: Experimental. The channels that are red, green and blue, from 0: they keep the checkpoint's
             weights, and figures show them; by default the first three.
-        new_channels: Experimental. Rule for the weights of all other channels in the first layer: the mean of those of
-            red, green and blue, a copy of these in turn, or zero.
         validation_share: Share of the images to hold out if the source has no split of its own: of each class of labels
             or boxes, at least one image.
         crop_area_min: Smallest share of the image that a random crop keeps; 1 crops nothing.
@@ -93,18 +94,12 @@ class DataSettings(Settings):
 
     size: Annotated[tuple[int, int] | None, Spelling(read_size, "PX|HxW")] = None
     skip_damaged: bool = False
-    streaming: bool = False
     classes: tuple[str, ...] | None = Field(None, min_length=1)
     class_weights: Literal["balanced"] | tuple[float, ...] | None = None
     sampler: Literal["balanced", "repeat-factor"] | None = None
-    repeat_threshold: float = Field(1e-3, gt=0, le=1)  # as in LVIS, https://arxiv.org/abs/1908.03195
-    image_column: str | None = None
     target_column: str | None = None
-    box_format: Literal["xywh", "xyxy", "cxcywh"] = "xywh"
-    depth_scale: float | None = Field(None, gt=0)
     num_channels: int | None = Field(None, gt=0)
     rgb_channels: tuple[int, ...] | None = None
-    new_channels: Literal["mean", "copy", "zero"] = "mean"
     validation_share: float = Field(0.1, gt=0, lt=1)
     crop_area_min: float = Field(0.35, gt=0, le=1)  # our choice between torchvision's 0.08 from scratch and no crop
     flip_probability: float = Field(0.5, ge=0, le=1)
@@ -126,12 +121,8 @@ class ScheduleSettings(Settings):
             backbone's), for boxes and texts 1e-4.
         layer_decay: Factor on the learning rate from each block to the one below it; 1 is uniform.
         weight_decay: Weight decay of matrices; biases, norms, tokens and positions have none.
-        warmup_share: Share of the steps with rising learning rate.
-        max_grad_norm: Gradients are clipped to this norm; 0 clips nothing; by default 1, for boxes 0.1.
-        precision: "bf16" or "fp32"; "auto" takes bfloat16 on a GPU that supports it.
+        dtype: Type in which the model computes; "auto" takes bfloat16 on a GPU that supports it.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, a third more time.
-        compile: Compile every block with `torch.compile`: faster steps after a wait at the start; needs a compiler for
-            C++ on a CPU.
         evaluate_every: Steps between evaluations; by default those of an epoch.
         patience: Number of evaluations without a better metric (or an equal one with a lower loss) after which the run
             ends; by default it never ends early.
@@ -148,11 +139,8 @@ class ScheduleSettings(Settings):
     head_learning_rate: float | None = Field(None, ge=0)
     layer_decay: float = Field(1.0, gt=0, le=1)
     weight_decay: float = Field(0.01, ge=0)
-    warmup_share: float = Field(0.1, ge=0, lt=1)
-    max_grad_norm: float | None = Field(None, ge=0)
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     gradient_checkpointing: bool = False
-    compile: bool = False
     evaluate_every: int | None = Field(None, ge=1)
     patience: int | None = Field(None, ge=1)
     seed: int = Field(0, ge=0, lt=2**32)  # the range of NumPy
@@ -183,7 +171,7 @@ class FinetuneSettings(ScheduleSettings, DataSettings, MethodSettings, DeviceOpt
 
     @model_validator(mode="after")
     def _check(self) -> "FinetuneSettings":
-        for name in ("quantize", "merge", "train_norms"):
+        for name in ("quantize", "merge"):
             if getattr(self, name) and not self.uses_adapter:
                 raise SettingsError(f"`{name}` needs an adapter: choose `tune` out of {', '.join(ADAPTER_METHODS)}.")
         if isinstance(self.class_weights, tuple):

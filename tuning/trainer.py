@@ -400,7 +400,7 @@ def diverged(what: str) -> TrainingDivergedError:
     """Return the error for values that are not finite; `what` names them."""
     return TrainingDivergedError(
         f"Training diverged: {what}. Nothing is exported, and the checkpoints from before are intact. Choose a lower "
-        "`learning_rate` or `head_learning_rate`, or a larger `warmup_share`."
+        "`learning_rate` or `head_learning_rate`."
     )
 
 

@@ -104,24 +104,18 @@ def test_adapters_are_on_the_blocks_only_and_the_head_trains_in_full(base_folder
 
 
 @pytest.mark.parametrize(
-    ("model_class", "tune", "options", "mode"),
+    ("model_class", "tune", "mode"),
     [
-        (CLASSIFIER, "lora", {}, {"window_size": 2}),
-        (CLASSIFIER, "rslora", {"train_norms": True}, {}),
-        (SEGMENTER, "dora", {}, {"window_size": 2}),  # its batch norm has statistics to keep, too
+        (CLASSIFIER, "lora", {"window_size": 2}),
+        (CLASSIFIER, "rslora", {}),
+        (SEGMENTER, "dora", {"window_size": 2}),  # its batch norm has statistics to keep, too
     ],
-    ids=["windowed", "norms", "dora"],
+    ids=["windowed", "rslora", "dora"],
 )
-def test_save_open_merge_and_unload(base_folder, tmp_path, pixels, model_class, tune, options, mode):
+def test_save_open_merge_and_unload(base_folder, tmp_path, pixels, model_class, tune, mode):
     model = open_base(base_folder, model_class)
     original = {name: weights.clone() for name, weights in model.get_submodule("radio_model").state_dict().items()}
-    adapted = add_adapter(model, settings(tune, **options))
-    norms = {
-        name
-        for name, weight in adapted.named_parameters()
-        if weight.requires_grad and re.search(r"blocks.*\.norm", name)
-    }
-    assert len(norms) == (4 * tiny_config().num_hidden_layers if options else 0)  # two a block, weight and bias
+    adapted = add_adapter(model, settings(tune))
     expected = logits(trained(adapted), pixels, **mode)
     folder = save(adapted, tmp_path / "adapter")
 
@@ -135,8 +129,7 @@ def test_save_open_merge_and_unload(base_folder, tmp_path, pixels, model_class, 
     assert type(plain) is model_class
     backbone = plain.get_submodule("radio_model").state_dict()
     assert backbone.keys() == original.keys()
-    if not norms:
-        assert all(torch.equal(backbone[name], weights) for name, weights in original.items())
+    assert all(torch.equal(backbone[name], weights) for name, weights in original.items())
 
 
 def assert_same_by_transformers_and_merged(base, model_class, folder, pixels, mode, expected):
@@ -149,29 +142,28 @@ def assert_same_by_transformers_and_merged(base, model_class, folder, pixels, mo
     torch.testing.assert_close(logits(merged.eval(), pixels, **mode), expected, atol=1e-5, rtol=0)
 
 
-def test_adapters_and_norms_of_a_radio1d_include_its_decoder(tmp_path, pixels):
+def test_adapters_of_a_radio1d_include_its_decoder(tmp_path, pixels):
     torch.manual_seed(0)
     RadioModel(RadioConfig(**FIELDS)).save_pretrained(tmp_path / "base")
-    adapted = add_adapter(open_base(tmp_path / "base"), settings(train_norms=True))
+    adapted = add_adapter(open_base(tmp_path / "base"), settings())
     trainable = [name for name, weight in adapted.named_parameters() if weight.requires_grad]
     for block in ("blocks.0", "blocks.2", "decoder.blocks.0", "decoder.blocks.1"):
         found = [name for name in trainable if f"radio_model.model.{block}." in name]
-        assert len(found) == 2 * 4 + 2 * 2  # a pair for each of four layers; weight and bias of two norms
+        assert len(found) == 2 * 4  # a pair for each of four layers
     expected = logits(trained(adapted), pixels)
     folder = save(adapted, tmp_path / "adapter")
     assert_equal_outputs(logits(open_adapter(open_base(tmp_path / "base", seed=5), folder).eval(), pixels), expected)
     assert_same_by_transformers_and_merged(tmp_path / "base", CLASSIFIER, folder, pixels, {}, expected)
 
 
-def test_adapters_and_norms_of_a_navit_leave_its_heads_alone(tmp_path, pixels):
+def test_adapters_of_a_navit_leave_its_heads_alone(tmp_path, pixels):
     options = {"norm_layer": "rmsnorm", "norm_method": "peri", "pool_type": "attn"}
     options["heads"] = {"teacher_a": {"num_layers": 1, "num_heads": 2}}
     build_navit(options).save_pretrained(tmp_path / "base")
-    adapted = add_adapter(open_base(tmp_path / "base"), settings(train_norms=True))
+    adapted = add_adapter(open_base(tmp_path / "base"), settings())
     trainable = {name.split(".lora_")[0] for name, weight in adapted.named_parameters() if weight.requires_grad}
     in_block = [re.sub(r".*blocks\.0\.|\.modules_to_save.*", "", name) for name in trainable if ".blocks.0." in name]
-    norms = ["norm_attn_post", "norm_attn_pre", "norm_mlp_post", "norm_mlp_pre"]
-    assert sorted(in_block) == ["attn.proj", "attn.qkv", "mlp.fc1", "mlp.fc2", *norms]
+    assert sorted(in_block) == ["attn.proj", "attn.qkv", "mlp.fc1", "mlp.fc2"]
     assert not [name for name in trainable if "adaptors" in name or "attn_pool" in name]
     expected = logits(trained(adapted), pixels)
     folder = save(adapted, tmp_path / "adapter")

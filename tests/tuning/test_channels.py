@@ -88,17 +88,14 @@ def test_files_that_are_no_arrays(content, tmp_path):
         read_channels(tmp_path / "x.npy", CHANNELS)
 
 
-def test_rules_of_the_first_layer():
-    weight, patch = torch.randn(4, 3 * 4), torch.rand(3, 4)
-    plain, gray = weight @ patch.flatten(), weight @ patch[:1].repeat(3, 1).flatten()
-    more = torch.rand(2, 4)
-    zero = widen_first_layer(weight, 5, (2, 1, 4), "zero")
-    moved = torch.stack([more[0], patch[1], patch[0], more[1], patch[2]])
-    torch.testing.assert_close(zero @ moved.flatten(), plain)
-    for rule, count in (("mean", 5), ("mean", 1), ("copy", 6), ("copy", 3)):
-        wide = widen_first_layer(weight, count, (0, 1, 2) if count > 2 else (), rule)
-        torch.testing.assert_close(wide @ patch[:1].repeat(count, 1).flatten(), gray)
-    assert torch.equal(widen_first_layer(weight, 3, (0, 1, 2), "mean"), weight)
+def test_the_first_layer_keeps_the_sum_of_channels_that_are_alike():
+    weight, patch = torch.randn(4, 3 * 4), torch.rand(1, 4)
+    for count in (1, 5):
+        wide = widen_first_layer(weight, count, (0, 1, 2) if count > 2 else ())
+        torch.testing.assert_close(wide @ patch.repeat(count, 1).flatten(), weight @ patch.repeat(3, 1).flatten())
+    wide = widen_first_layer(weight, 5, (2, 1, 4)).unflatten(1, (5, -1)) * (5 / 3)
+    torch.testing.assert_close(wide[:, [2, 1, 4]].flatten(1), weight)
+    assert torch.equal(widen_first_layer(weight, 3, (0, 1, 2)), weight)
 
 
 def test_a_new_first_layer_learns_with_the_head(base, fields, tmp_path):
@@ -112,7 +109,7 @@ def test_a_run_from_files_to_a_folder(base, fields, tmp_path):
     settings = run_settings(base, fields, tmp_path / "run", num_channels=CHANNELS, tune="full")
     before = RadioModel.from_pretrained(base).state_dict()[f"{FIRST_LAYER}.weight"]
     run = FinetuningRun(settings)
-    expected = widen_first_layer(before, CHANNELS, (0, 1, 2), "mean")
+    expected = widen_first_layer(before, CHANNELS, (0, 1, 2))
     torch.testing.assert_close(run.model.state_dict()[f"{FIRST_LAYER}.weight"], expected)
     metrics = run.run()
     model = RadioForImageClassification.from_pretrained(tmp_path / "run" / "final").eval()
@@ -156,7 +153,6 @@ def test_maps_of_geotiffs(tmp_path):
         ({"num_channels": 4}, "num_channels"),
         ({"tune": "lora"}, "tune"),
         ({"rgb_channels": (0, 1, 5)}, "rgb_channels"),
-        ({"num_channels": 2, "new_channels": "zero"}, "new_channels"),
         ({"num_channels": None, "rgb_channels": (2, 1, 0)}, "rgb_channels"),
         ({"streaming": True, "evaluate_every": 1}, "streaming"),
     ],

@@ -191,15 +191,16 @@ def test_evaluation_equals_the_processor():
     torch.testing.assert_close(out["image"].as_subclass(torch.Tensor), expected, atol=1e-6, rtol=0)
 
 
-def test_weights_of_images_and_classes():
-    weights = image_weights("balanced", [[0]] * 8 + [[1]] * 2, 3, 0.1)
+def test_weights_of_images_and_classes(monkeypatch):
+    monkeypatch.setattr("modeling_radio.tuning.data.REPEAT_THRESHOLD", 0.12)
+    weights = image_weights("balanced", [[0]] * 8 + [[1]] * 2, 3)
     assert weights.tolist() == [0.625] * 8 + [2.5] * 2  # both sum to 5
     drawn = draw_images(weights, torch.Generator().manual_seed(0))
     assert len(drawn) == 10
     assert 4 <= (drawn >= 8).sum() <= 6  # each of the two images twice or three times
     with pytest.raises(ValueError, match="`sampler`"):
-        image_weights("balanced", [[0], [0, 1]], 2, 0.1)
-    weights = image_weights("repeat-factor", [[0]] * 96 + [[0, 1]] * 3 + [[]], 2, 0.12)
+        image_weights("balanced", [[0], [0, 1]], 2)
+    weights = image_weights("repeat-factor", [[0]] * 96 + [[0, 1]] * 3 + [[]], 2)
     assert weights.tolist() == pytest.approx([1.0] * 96 + [2.0] * 3 + [1.0])  # sqrt(0.12 / 0.03), as in LVIS
     assert epoch_length(weights) == 103
     counts = torch.tensor([30, 10, 0])

@@ -1,4 +1,4 @@
-"""The model of a run: its configuration, its precision, its compiled blocks, and refused checkpoints."""
+"""The model of a run: its configuration, its type, and refused checkpoints."""
 
 import shutil
 from functools import partial
@@ -9,20 +9,18 @@ import torch
 from comparisons import assert_close_by_name
 from safetensors.torch import load_file, save_file
 from tiny_eradio import build_eradio
-from tiny_tuning import run_settings, stop_after, tuning_settings
+from tiny_tuning import run_settings, tuning_settings
 from torch.autograd.graph import saved_tensors_hooks
 
 from modeling_radio import RadioConfig, RadioForImageClassification, RadioModel
 from modeling_radio.layers_radio import RadioBlock
-from modeling_radio.tuning.adapters import open_adapter
 from modeling_radio.tuning.models import (
     check_network,
-    compile_blocks,
     computes_in_bfloat16,
     configure,
     open_config,
 )
-from modeling_radio.tuning.run import FINAL, MERGED, FinetuningRun
+from modeling_radio.tuning.run import MERGED, FinetuningRun
 from modeling_radio.tuning.tasks import find_task
 
 
@@ -87,7 +85,7 @@ def test_a_field_that_only_another_head_reads_is_refused():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("tune", "lora"), ("compile", True), ("gradient_checkpointing", True), ("window_size", "global")],
+    [("tune", "lora"), ("gradient_checkpointing", True), ("window_size", "global")],
 )
 def test_settings_for_the_blocks_of_a_vit_are_refused_for_an_e_radio(name, value):
     chosen = tuning_settings(**{name: value})
@@ -105,26 +103,25 @@ def save_wide_base(folder) -> RadioConfig:
     return config
 
 
-@pytest.mark.parametrize("options", [{"train_norms": True}, {"quantize": 4}])
+@pytest.mark.parametrize("options", [{}, {"quantize": 4}])
 def test_parameters_are_counted_once(options, class_folders, tmp_path):
-    """The untrained heads and norms that peft keeps are not counted, and weights of four bits not as half."""
-    if "quantize" in options:
+    """The untrained heads that peft keeps are not counted, and weights of four bits not as half."""
+    if options:
         pytest.importorskip("bitsandbytes")
-    config = save_wide_base(tmp_path / "base")
+    save_wide_base(tmp_path / "base")
     head = FinetuningRun(run_settings(tmp_path / "base", class_folders, tmp_path / "head"))
     lora = FinetuningRun(run_settings(tmp_path / "base", class_folders, tmp_path / "lora", tune="lora", **options))
     adapters = sum(weight.numel() for name, weight in lora.model.named_parameters() if ".lora_" in name)
     assert adapters > 0
     assert lora.num_parameters == head.num_parameters + adapters
-    norms = 4 * config.hidden_size * config.num_hidden_layers if options.get("train_norms") else 0
-    assert lora.num_trained == head.num_trained + adapters + norms
+    assert lora.num_trained == head.num_trained + adapters
 
 
 def test_emulated_bfloat16_is_not_chosen_by_itself(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)  # a T4
     assert not computes_in_bfloat16(tuning_settings())
-    assert computes_in_bfloat16(tuning_settings(precision="bf16"))
+    assert computes_in_bfloat16(tuning_settings(dtype="bfloat16"))
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
     assert computes_in_bfloat16(tuning_settings())
 
@@ -134,10 +131,11 @@ def blocks_of(run):
 
 
 @pytest.mark.parametrize("tune", ["lora", "full"])
-@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
-def test_blocks_compute_in_the_precision(precision, dtype, tune, base, class_folders, tmp_path):
-    """Trained weights are float32; frozen ones beside adapters, and outputs of blocks, are in the precision."""
-    run = FinetuningRun(run_settings(base, class_folders, tmp_path / "run", tune=tune, precision=precision, steps=1))
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+def test_blocks_compute_in_the_type(name, tune, base, class_folders, tmp_path):
+    """Trained weights are float32; frozen ones beside adapters, and outputs of blocks, are of the type."""
+    run = FinetuningRun(run_settings(base, class_folders, tmp_path / "run", tune=tune, dtype=name, steps=1))
+    dtype = getattr(torch, name)
     computed, passed_on = set(), set()
     for block in blocks_of(run):
         block.register_forward_hook(lambda module, inputs, output: passed_on.add(output.dtype))
@@ -176,69 +174,6 @@ def test_gradient_checkpointing_keeps_less_and_changes_nothing(bits, class_folde
     assert losses[0] == losses[1]
     assert_close_by_name(weights[1], weights[0], atol=1e-6)
     assert all(weight.any() for name, weight in weights[1].items() if "lora_B" in name)  # they start at zero
-
-
-@pytest.fixture
-def passes(request, monkeypatch):
-    """A list to which each pass through a graph of blocks adds it; the parameter is the compiler of the graphs."""
-    passed = []
-
-    def compile_graph(graph, inputs):
-        compiled = torch._dynamo.lookup_backend(request.param)(graph, inputs)
-
-        def run(*values):
-            passed.append(graph)
-            return compiled(*values)
-
-        return run
-
-    torch._dynamo.reset()
-    monkeypatch.setattr("modeling_radio.tuning.run.compile_blocks", partial(compile_blocks, backend=compile_graph))
-    with torch._dynamo.config.patch(fail_on_cache_limit_hit=True):
-        yield passed
-    torch._dynamo.reset()
-
-
-LORA, FULL = {"tune": "lora", "merge": True}, {"tune": "full"}
-CHECKPOINTED = {**LORA, "gradient_checkpointing": True, "precision": "bf16"}
-NEEDS_COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="compiling on a CPU needs a C++ compiler")
-
-
-@pytest.mark.parametrize(
-    ("passes", "options"),
-    [
-        ("eager", LORA),
-        pytest.param("aot_eager", CHECKPOINTED, marks=pytest.mark.slow),
-        pytest.param("aot_eager", FULL, marks=pytest.mark.slow),
-        pytest.param("inductor", LORA, marks=(pytest.mark.slow, NEEDS_COMPILER)),
-    ],
-    indirect=["passes"],
-)
-def test_compiled_blocks_learn_the_same(options, passes, class_folders, tmp_path):
-    base = tmp_path / "base"
-    RadioModel(vit(num_hidden_layers=1, preferred_resolution=[32, 48])).save_pretrained(base)
-    options, is_merged = {"steps": 4, "evaluate_every": 2, **options}, "merge" in options
-    expected = FinetuningRun(run_settings(base, class_folders, tmp_path / "plain", **options)).run()
-    assert not passes
-
-    settings = run_settings(base, class_folders, tmp_path / "compiled", compile=True, **options)
-    stopped = FinetuningRun(settings)
-    stop_after(stopped, 2)
-    assert len(passes) >= 2 * len(blocks_of(stopped))  # all blocks in both steps
-    assert FinetuningRun(settings).run() == pytest.approx(expected)
-
-    saved = sorted(path.relative_to(tmp_path / "plain") for path in (tmp_path / "plain").rglob("*.safetensors"))
-    assert len(saved) == (4 if is_merged else 3)  # with two checkpoints
-    for path in saved:
-        weights = [load_file(tmp_path / name / path) for name in ("compiled", "plain")]
-        assert_close_by_name(*weights, atol=1e-5, what=str(path))
-    if is_merged:
-        merged = RadioForImageClassification.from_pretrained(tmp_path / "compiled" / MERGED).eval()
-        opened = RadioForImageClassification.from_pretrained(base, num_labels=2).eval()
-        opened = open_adapter(opened, tmp_path / "compiled" / FINAL).eval()
-        pixels = torch.rand(1, 3, 32, 48)
-        with torch.no_grad():
-            torch.testing.assert_close(opened(pixels).logits, merged(pixels).logits, atol=1e-5, rtol=0)
 
 
 def test_quantization_needs_bitsandbytes(base, class_folders, tmp_path, monkeypatch):

@@ -153,7 +153,7 @@ def test_full_moves_everything(frames, base, class_folders, tmp_path):
     if frames is not None:  # of clips, whose projection no image reaches
         RadioModel.from_pretrained(base, video_temporal_patch_size=frames).save_pretrained(tmp_path / "base")
         base = tmp_path / "base"
-    options = {"tune": "full", "layer_decay": 0.7, "gradient_checkpointing": True, "precision": "bf16", "steps": 3}
+    options = {"tune": "full", "layer_decay": 0.7, "gradient_checkpointing": True, "dtype": "bfloat16", "steps": 3}
     run = FinetuningRun(run_settings(base, class_folders, tmp_path / "run", **options))
     run.run()
     is_equal = equal_weights(base / "model.safetensors", tmp_path / "run" / FINAL / "model.safetensors")
@@ -234,10 +234,10 @@ def test_folders_of_other_runs_are_left_alone(base, class_folders, tmp_path):
     with pytest.raises(ValueError, match=r"`output` .* another steps, seed"):
         FinetuningRun(settings.replace(steps=3, seed=1))
     path = tmp_path / "run" / SETTINGS
-    stored = {name: value for name, value in json.loads(path.read_text()).items() if name != "compile"}
+    stored = {name: value for name, value in json.loads(path.read_text()).items() if name != "patience"}
     path.write_text(json.dumps(stored))  # as of a run from before that setting existed
-    with pytest.raises(ValueError, match=r"`output` .* another compile"):
-        FinetuningRun(settings.replace(compile=True))
+    with pytest.raises(ValueError, match=r"`output` .* another patience"):
+        FinetuningRun(settings.replace(patience=3))
     assert FinetuningRun(settings).run() == metrics
     path.write_text('{"steps')
     with pytest.raises(ValueError, match=r"run/settings\.json"):
@@ -337,8 +337,9 @@ def test_a_diverged_run_keeps_the_checkpoints_from_before(base, class_folders, t
     ("task", "data", "config"),
     [("image-classification", "class_folders", {}), ("object-detection", "coco_folder", TINY_DETECTOR)],
 )
-def test_a_learning_rate_that_diverges(task, data, config, base, tmp_path, request):
-    options = {"learning_rate": 1e30, "head_learning_rate": 1e30, "warmup_share": 0.0, "evaluate_every": 1}
+def test_a_learning_rate_that_diverges(task, data, config, base, tmp_path, request, monkeypatch):
+    monkeypatch.setattr("modeling_radio.tuning.run.WARMUP_SHARE", 0.0)
+    options = {"learning_rate": 1e30, "head_learning_rate": 1e30, "evaluate_every": 1}
     output = tmp_path / "run"
     settings = run_settings(base, request.getfixturevalue(data), output, task, tune="full", config=config, **options)
     with pytest.raises(TrainingDivergedError, match="after step 1"):

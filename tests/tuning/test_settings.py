@@ -23,7 +23,6 @@ STREAM = {"streaming": True, "steps": 2, "evaluate_every": 1}
         ({"lora_rank": 0}, "lora_rank"),
         ({"quantize": 4}, "quantize"),
         ({"merge": True, "tune": "full"}, "merge"),
-        ({"train_norms": True}, "train_norms"),
         ({"class_weights": "balance"}, "class_weights"),
         ({"class_weights": (1.0, -1.0)}, "class_weights"),
         ({"class_weights": ()}, "class_weights"),

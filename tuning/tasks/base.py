@@ -418,5 +418,5 @@ def build_examples(task: FinetuningTask, *, is_training: bool) -> TableExamples 
             raise ValueError(
                 f"`sampler` {settings.sampler!r} is for classes, but the labels are numbers: leave it out."
             )
-        weights = image_weights(settings.sampler, classes, len(task.class_names), settings.repeat_threshold)
+        weights = image_weights(settings.sampler, classes, len(task.class_names))
     return TableExamples(rows, task, transform, settings.seed, name, weights)

@@ -75,8 +75,9 @@ def test_an_adapter_folder_answers_as_its_run(case, base, tmp_path, request, els
     task, data, config, names = CASES[case]
     # transformers' loss of masks fails for a batch of one image and 6 queries: it compares at 6 * 4 / 16 points.
     monkeypatch.setattr("modeling_radio.tuning.trainer.predict_examples", predict_examples)
+    monkeypatch.setattr("modeling_radio.tuning.run.WARMUP_SHARE", 0.0)
     folder = request.getfixturevalue("zero_shot_folder") if task == ZERO_SHOT else base
-    options = {"tune": "lora", "config": config, "learning_rate": 0.01, "warmup_share": 0.0}
+    options = {"tune": "lora", "config": config, "learning_rate": 0.01}
     run = FinetuningRun(run_settings(folder, request.getfixturevalue(data), tmp_path / "run", task, **options))
     run.run()
     adapter = load_file(tmp_path / "run" / FINAL / "adapter_model.safetensors")

@@ -66,8 +66,8 @@ SLOW = {
     "fsdp-lora": Scenario(LORA, use_fsdp=True),
     "ddp-lora-resumed": Scenario(LORA, stop_at=2),
     "fsdp-lora-resumed": Scenario(LORA, use_fsdp=True, stop_at=2),
-    "fsdp-lora-bf16": Scenario({**LORA, "precision": "bf16"}, use_fsdp=True),
-    "fsdp-full-bf16": Scenario({**FULL, "precision": "bf16"}, use_fsdp=True),
+    "fsdp-lora-bf16": Scenario({**LORA, "dtype": "bfloat16"}, use_fsdp=True),
+    "fsdp-full-bf16": Scenario({**FULL, "dtype": "bfloat16"}, use_fsdp=True),
 }
 GROUPS = {"quick": QUICK, "slow": SLOW}
 """What two processes run, in this order, each in the output folder of its name."""
@@ -242,12 +242,12 @@ def test_two_processes_equal_one(two_ranks, monkeypatch):
     monkeypatch.chdir(two_ranks.folder)
     for name, scenario in two_ranks.scenarios.items():
         one, tolerance = f"one-{name.split('-')[1]}", 1e-5
-        if "precision" in scenario.options:
+        if "dtype" in scenario.options:
             tolerance = 5e-3
         elif "quantize" in scenario.options:  # computes in bfloat16, whose products other batches round otherwise
             tolerance = 1e-4
         if not Path(one).exists():
-            FinetuningRun(settings(one, batch_size=4, **{**scenario.options, "precision": "fp32"})).run()
+            FinetuningRun(settings(one, batch_size=4, **{**scenario.options, "dtype": "float32"})).run()
         best_step, best_step_of_one = (
             json.loads(Path(run, "checkpoint-4", "trainer_state.json").read_text())["best_global_step"]
             for run in (name, one)

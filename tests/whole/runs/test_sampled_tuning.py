@@ -18,7 +18,7 @@ pytestmark = [
 ]
 
 NAMES = ClassLabel(names=["common", "rare"])
-RARELY = {"sampler": "repeat-factor", "repeat_threshold": 0.9}
+RARELY = {"sampler": "repeat-factor"}
 ONCE_OR_THRICE = [1.0] * 9 + [3.0]  # the root of 0.9 over a share of 0.1
 CASES = {
     "image-classification": (NAMES, [0] * 8 + [1] * 2, {"sampler": "balanced"}, [0.625] * 8 + [2.5] * 2),
@@ -36,7 +36,8 @@ CASES = {
 @pytest.mark.parametrize(
     "task", ["image-classification", "semantic-segmentation", pytest.param("object-detection", marks=pytest.mark.tour)]
 )
-def test_images_are_seen_as_often_as_the_sampler_says_also_after_a_stop(task, base, tmp_path):
+def test_images_are_seen_as_often_as_the_sampler_says_also_after_a_stop(task, base, tmp_path, monkeypatch):
+    monkeypatch.setattr("modeling_radio.tuning.data.REPEAT_THRESHOLD", 0.9)
     feature, labels, options, expected = CASES[task]
     data = save_splits(tmp_path / "data", feature, labels, labels[-2:])
     length = round(sum(expected))  # images an epoch
