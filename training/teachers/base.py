@@ -21,9 +21,10 @@ from transformers.image_utils import (
 from modeling_radio.core.packages import Package
 from modeling_radio.training.recipes.sections import RunModeName, RunOptions, Upsampling
 from modeling_radio.training.teachers.featsharp import FeatSharp, SharpenedMode, TiledMode
-from modeling_radio.training.teachers.outputs import longest_list, (
+from modeling_radio.training.teachers.outputs import (
     TeacherOutput,
     check_teacher_output,
+    longest_list,
     resample_features,
     resize_images,
     teacher_error,
