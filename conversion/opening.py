@@ -5,25 +5,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modeling_radio import TASK_MODELS as CLASSES
 from modeling_radio import RadioModel
 from modeling_radio.conversion.from_nvidia import convert
-from modeling_radio.core.checkpoints import open_checkpoint, read_config, without_reports
+from modeling_radio.core.checkpoints import check_whole, open_checkpoint, read_config
 from modeling_radio.core.errors import first_few
 from modeling_radio.core.files import check_output
 from modeling_radio.core.hub import find_folder
 from modeling_radio.core.ids import ModelFolder
+from modeling_radio.core.opening import MODELS, load
 from modeling_radio.core.settings import Settings
 from modeling_radio.heads_radio import RadioTaskModel
 from modeling_radio.nvidia.fit import check_fit
 
 
 _MAX_NAMES = 4
-
-TASK_MODELS: dict[str, type[RadioTaskModel]] = {
-    name: model for name, model in CLASSES.items() if issubclass(model, RadioTaskModel)
-}
-"""By the name in `architectures`."""
 _OF_TEXTS = ("text_tower.", "logit_scale", "logit_bias")
 
 
@@ -102,17 +97,17 @@ def open_task_model(checkpoint: Path) -> RadioTaskModel:
     """
     checkpoint = find_folder(checkpoint, "checkpoint")
     config = read_config(checkpoint)
-    names = config.get("architectures") or [None]
-    if names[0] not in TASK_MODELS:
+    (name,) = (config.get("architectures") or [None])[:1]
+    known = [each for each, model in MODELS.items() if issubclass(model, RadioTaskModel)]
+    if name not in known:
         raise ValueError(
-            f"`checkpoint` must hold a model of a task for `head`, got {str(checkpoint)!r} of the class {names[0]!r}. "
-            f"Known are {', '.join(TASK_MODELS)}."
+            f"`checkpoint` must hold a model of a task for `head`, got {str(checkpoint)!r} of the class {name!r}. "
+            f"Known are {', '.join(known)}."
         )
     check_not_quantized(checkpoint, config)
-    open_checkpoint(checkpoint)  # refuses a backbone that is damaged
-    with without_reports():
-        model, loaded = TASK_MODELS[names[0]].from_pretrained(checkpoint, output_loading_info=True)
-    check_fit(sorted(loaded["unexpected_keys"]), sorted(loaded["missing_keys"]), [])
+    check_whole(checkpoint)
+    model, unexpected, missing, misshapen = load(MODELS[name], checkpoint)
+    check_fit(unexpected, missing, list(misshapen.values()))
     return model.eval()
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torchvision.transforms.v2.functional import InterpolationMode, center_crop, resize
 
 from modeling_radio.checks_radio import check_choice
-from modeling_radio.core.checkpoints import plain_parts
+from modeling_radio.core.opening import plain_parts
 from modeling_radio.core.seeds import make_generator
 from modeling_radio.core.settings import hash_of
 from modeling_radio.metrics.results import Source

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from modeling_radio import TASK_MODELS, RadioConfig, RadioPreTrainedModel
 from modeling_radio.checks_radio import read_json
 from modeling_radio.core.command_line import recorded_command
+from modeling_radio.core.opening import Opened, open_model, read_radio_config
 from modeling_radio.core.ranks import device_of_process, rank_and_count
 from modeling_radio.core.settings import TileOptions, hash_of
 from modeling_radio.core.timing import Clock, describe_run
@@ -25,7 +26,7 @@ from modeling_radio.evaluation.models.teachers import network_fingerprint
 from modeling_radio.evaluation.run import check_outputs
 from modeling_radio.evaluation.settings import EvaluationSettings, is_named_set
 from modeling_radio.figures.page import Drawing, Section
-from modeling_radio.figures.predictions import Opened, check_tiles, open_model, predict_tiles, read_radio_config
+from modeling_radio.figures.predictions import check_tiles, predict_tiles
 from modeling_radio.metrics.bootstrap import Interval, bootstrap_intervals
 from modeling_radio.metrics.results import STUDENT, Measurement, Results, Source, class_tables
 from modeling_radio.metrics.tallies import (
@@ -113,7 +114,7 @@ def measure_answers(settings: EvaluationSettings, name: str) -> tuple[Results, l
     )
     checkpoint = str(settings.checkpoint)
     base = check_parts(checkpoint, settings.base)
-    opened = open_model(checkpoint, str(device_of_process(settings.device)), base=base)
+    opened = open_model(checkpoint, device=str(device_of_process(settings.device)), base=base)
     task, remarks = _open_task(settings, name, opened)
     answers = _Answers(task, opened, settings)
     with clock.phase(name):

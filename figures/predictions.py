@@ -11,24 +11,16 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import InterpolationMode, pil_to_tensor, resize
 from torchvision.utils import draw_bounding_boxes
-from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from modeling_radio import (
-    TASK_MODELS,
-    RadioBackbone,
-    RadioConfig,
     RadioForDepthEstimation,
     RadioForImageClassification,
-    RadioForInstanceSegmentation,
     RadioForObjectDetection,
     RadioForSemanticSegmentation,
-    RadioForZeroShotImageClassification,
-    RadioImageProcessor,
-    RadioModel,
     RadioPreTrainedModel,
 )
-from modeling_radio.checks_radio import Resolution, check_choice
-from modeling_radio.core.machine import find_device
+from modeling_radio.checks_radio import Resolution
+from modeling_radio.core.opening import OBJECTS, Opened
 from modeling_radio.core.tables import counted
 from modeling_radio.figures.features import background_of, class_color, overlaid, similarity_colors, to_pixels
 from modeling_radio.image_processing_radio import (
@@ -39,169 +31,19 @@ from modeling_radio.image_processing_radio import (
     open_image_file,
     to_eight_bits,
 )
-from modeling_radio.nvidia.fit import check_fit
 from modeling_radio.pipelines_radio import limits_of
 from modeling_radio.post_processing_radio import class_scores
-from modeling_radio.tokenizer import open_tokenizer
 from modeling_radio.views_radio import ViewOptions
 
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-"""Types that a model can be opened in, by name."""
-MODELS: dict[str, type[RadioPreTrainedModel]] = {
-    **{model.__name__: model for model in (RadioModel, RadioBackbone)},
-    **TASK_MODELS,
-}
-"""Classes that a folder's `config.json` can name as its own."""
-OBJECTS = (RadioForObjectDetection, RadioForInstanceSegmentation)
-"""Models whose objects count from a score on."""
 TILED = (RadioForSemanticSegmentation, RadioForDepthEstimation, RadioForObjectDetection)
 """Models whose `predict` sees tiles."""
-DRAWN = (RadioForImageClassification, RadioForSemanticSegmentation, RadioForDepthEstimation, *OBJECTS)
-"""Models whose outputs `predict` draws."""
 MAX_OBJECTS = 50
 """Largest number of objects drawn, the most certain ones; our choice."""
 SHOWN_PX = 768
 """Longer side of figures, our choice: sharp on a screen, and some dozens of kB."""
 MAX_PIXELS = 100_000_000
 """Largest size of a photograph; our choice, above what cameras write, and 300 MB of memory."""
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A model in evaluation mode on its device, with its processor and tokenizer.
-
-    Attributes:
-        checkpoint: Folder or Hub id.
-        model: The model, of the class that the folder names.
-        backbone: The same network as a `RadioModel`, with its adaptors; the model itself if it is one.
-        processor: Makes the model's pixels.
-        tokenizer: Tokenizer of a zero-shot model, else `None`.
-    """
-
-    checkpoint: str
-    model: RadioPreTrainedModel
-    backbone: RadioModel
-    processor: RadioImageProcessor
-    tokenizer: PreTrainedTokenizerBase | None
-
-    @property
-    def dtype(self) -> str:
-        """The type that it computes in, as `DTYPES` names it."""
-        return str(self.model.dtype).removeprefix("torch.")
-
-    @property
-    def zero_shot(self) -> RadioForZeroShotImageClassification | None:
-        """The model, if it has a text tower."""
-        return self.model if isinstance(self.model, RadioForZeroShotImageClassification) else None
-
-    @property
-    def has_head(self) -> bool:
-        """True if it has a head whose outputs `predict` draws."""
-        return isinstance(self.model, DRAWN)
-
-    @property
-    def dense_adaptors(self) -> list[str]:
-        """Adaptors with dense features, by the name of their teacher."""
-        in_folder = self.backbone.radio_model.adaptors
-        configs = self.backbone.config.adaptor_configs
-        return [each.name for each in configs if each.feature_dim is not None and each.name in in_folder]
-
-    @property
-    def class_names(self) -> dict[int, str]:
-        """Names of the classes of its task."""
-        names: Any = self.model.config.id2label
-        return names
-
-
-def read_radio_config(checkpoint: str) -> dict[str, Any]:
-    """Return the content of a checkpoint's `config.json`, ours or in NVIDIA's layout.
-
-    Args:
-        checkpoint: Folder or Hub id.
-
-    Raises:
-        ValueError: If it is no RADIO model.
-        OSError: If there is no such folder or repository.
-    """
-    values, _ = RadioConfig.get_config_dict(checkpoint)
-    if "args" not in values and values.get("model_type") != RadioConfig.model_type:
-        raise ValueError(
-            f"`checkpoint` must be a RADIO model, got {checkpoint!r} with the `model_type` "
-            f"{values.get('model_type')!r:.60}."
-        )
-    return values
-
-
-def open_model(
-    checkpoint: str,
-    device: str | None = None,
-    dtype: str = "float32",
-    num_global: int | None = None,
-    base: str | None = None,
-) -> Opened:
-    """Open a checkpoint of ours or in NVIDIA's layout, without running any code of it.
-
-    Args:
-        checkpoint: Folder or Hub id.
-        device: As of `find_device`.
-        dtype: One of `DTYPES`.
-        num_global: Blocks that attend globally in ViTDet mode; `None` leaves the checkpoint's.
-        base: Folder or Hub id of an adapter's base; `None` takes the one that the adapter names.
-
-    Raises:
-        ValueError: If it is no RADIO model, lacks weights, or device or type are not available.
-        OSError: If there is no such folder or repository.
-    """
-    device = find_device(device)
-    check_choice("dtype", dtype, DTYPES)
-    values = read_radio_config(checkpoint)
-    is_nvidias = "args" in values
-    options: dict[str, Any] = {} if num_global is None else {"vitdet_num_global": num_global}
-    if base is not None:
-        options |= {"config": checkpoint, "adapter_kwargs": {"_adapter_model_path": checkpoint}}
-    (name,) = (values.get("architectures") or ["RadioModel"])[:1]
-    model_class = RadioModel if is_nvidias else MODELS.get(name, RadioModel)
-    has_texts = model_class is RadioForZeroShotImageClassification
-    if has_texts and values.get("text_tower") is None:
-        raise ValueError(f"`checkpoint` must have the `text_tower` of its class, {name}, got {checkpoint!r} without.")
-    model, loaded = model_class.from_pretrained(
-        base or checkpoint, dtype=DTYPES[dtype], output_loading_info=True, ignore_mismatched_sizes=True, **options
-    )
-    check_fit([], sorted(loaded["missing_keys"]), sorted(key for key, *_ in loaded["mismatched_keys"]))
-    model = model.eval().to(device)
-    return Opened(
-        checkpoint=checkpoint,
-        model=model,
-        backbone=model if isinstance(model, RadioModel) else model.base_model.eval(),
-        processor=_open_processor(checkpoint, model, is_nvidias=is_nvidias),
-        tokenizer=open_tokenizer(checkpoint) if has_texts else None,
-    )
-
-
-def require_rgb(opened: Opened) -> Opened:
-    """Return a model that sees photographs.
-
-    Raises:
-        ValueError: If it takes images of other channels.
-    """
-    count = opened.model.config.num_channels
-    if count != 3:
-        raise ValueError(
-            f"`checkpoint` must take RGB images, got {opened.checkpoint!r}, which takes images of {count} channels. "
-            "`radio evaluate` measures it on files of these; `AutoModel` opens it."
-        )
-    return opened
-
-
-def _open_processor(checkpoint: str, model: RadioPreTrainedModel, *, is_nvidias: bool) -> RadioImageProcessor:
-    """Return the processor of a folder of ours, otherwise the one that fits the model."""
-    if not is_nvidias:
-        try:
-            return RadioImageProcessor.from_pretrained(checkpoint)
-        except OSError:  # it has none
-            pass
-    return RadioImageProcessor.from_model_config(model.config)
 
 
 def read_photograph(path: str | Path | None) -> Tensor:

@@ -14,9 +14,10 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from transformers import pipeline
 
 from modeling_radio import RadioForInstanceSegmentation, RadioForZeroShotImageClassification, class_of
+from modeling_radio.core.opening import Opened
 from modeling_radio.core.settings import hash_of
 from modeling_radio.evaluation.models.teachers import network_fingerprint
-from modeling_radio.figures.predictions import Opened, Prediction, check_tiles, predict, shown
+from modeling_radio.figures.predictions import Prediction, check_tiles, predict, shown
 from modeling_radio.pipelines_radio import RadioObjectDetectionPipeline, limits_of
 from modeling_radio.tasks_radio import PIPELINES, task_of
 from modeling_radio.views_radio import ViewOptions

@@ -20,6 +20,7 @@ from modeling_radio.core.command_line import recorded_command
 from modeling_radio.core.errors import first_few
 from modeling_radio.core.files import check_run_folder, remove_partial, sole_run, write_file, write_text
 from modeling_radio.core.ids import name_of_folder
+from modeling_radio.core.opening import open_model, require_rgb
 from modeling_radio.core.settings import ImageSourceOptions, hash_of
 from modeling_radio.core.tables import counted
 from modeling_radio.core.timing import ProgressBar
@@ -31,7 +32,7 @@ from modeling_radio.extraction.source import ImageBatch, SourceSplit, open_sourc
 from modeling_radio.extraction.streamed import StreamedSplit
 from modeling_radio.figures.features import hex_color
 from modeling_radio.figures.page import CaptionedImage, ImageRow, Section, write_page
-from modeling_radio.figures.predictions import Prediction, open_model, require_rgb
+from modeling_radio.figures.predictions import Prediction
 from modeling_radio.prediction.answers import (
     CLASSES,
     DEPTH,
@@ -120,7 +121,7 @@ def predict_all(settings: PredictSettings) -> Predicted:
     """
     check_output(settings.data, settings.output, NAME)
     base = check_parts(settings.checkpoint, settings.base)
-    opened = require_rgb(open_model(settings.checkpoint, settings.device, settings.dtype, base=base))
+    opened = require_rgb(open_model(settings.checkpoint, device=settings.device, dtype=settings.dtype, base=base))
     answering = Answering(opened, settings.classes, settings.threshold, tiles_of(settings))
     return answer_all(settings, answering, NAME, recorded_command(NAME, settings, ["checkpoint", "data"]))
 

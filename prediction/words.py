@@ -17,8 +17,9 @@ from transformers import PreTrainedConfig, Sam3Model, Sam3Processor
 from modeling_radio.core.command_line import recorded_command
 from modeling_radio.core.hub import find_folder
 from modeling_radio.core.machine import find_device
+from modeling_radio.core.opening import DTYPES, Opened, open_model
 from modeling_radio.core.trust import check_parts
-from modeling_radio.figures.predictions import DTYPES, LabeledRegion, Opened, Prediction, open_model, shown
+from modeling_radio.figures.predictions import LabeledRegion, Prediction, shown
 from modeling_radio.pipelines_radio import RadioZeroShotObjectDetectionPipeline
 from modeling_radio.prediction.answers import OBJECTS, Answer, at_size, identity_of, mask_of, read_objects
 from modeling_radio.prediction.label import LabelSettings
@@ -190,7 +191,7 @@ def _open(settings: LabelSettings) -> _OfRadio | _OfSam3:
         model = Sam3Model.from_pretrained(folder, dtype=DTYPES[settings.dtype]).eval().to(device)  # pyrefly: ignore
         return _OfSam3(settings.words, threshold, model, Sam3Processor.from_pretrained(folder))
     check_parts(settings.checkpoint)
-    opened = open_model(settings.checkpoint, settings.device, settings.dtype)
+    opened = open_model(settings.checkpoint, device=settings.device, dtype=settings.dtype)
     if opened.zero_shot is None:
         raise ValueError(
             f"`checkpoint` must be SAM3, or a RADIO model with a text tower, got {settings.checkpoint!r} without: "

@@ -24,9 +24,9 @@ from modeling_radio.checks_radio import check_choice, read_json
 from modeling_radio.core.errors import SECRET, first_few
 from modeling_radio.core.files import hash_file
 from modeling_radio.core.interruption import raised_signals
+from modeling_radio.core.opening import MODELS
 from modeling_radio.core.trust import clean_environment, code_beside, foreign_code, our_modules
 from modeling_radio.extraction.shards import SUMS, naming_damaged, read_sums
-from modeling_radio.figures.predictions import MODELS
 from modeling_radio.model_cards.licenses import License
 from modeling_radio.model_cards.rendering import read_card
 from modeling_radio.publishing.publication import CARD, Publication

@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import save
 from torch import Tensor
 
-from modeling_radio.figures.predictions import Opened
+from modeling_radio.core.opening import Opened
 from modeling_radio.prediction.answers import Answer, Answering, reduced, with_boxes_of
 from modeling_radio.serving.requests import Batcher, in_pieces, read_image, read_upload, while_connected
 

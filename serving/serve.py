@@ -118,13 +118,13 @@ def build_app(settings: ServeSettings) -> Limits:
     from starlette.requests import ClientDisconnect
 
     from modeling_radio.core.hub import find_folder
+    from modeling_radio.core.opening import open_model, require_rgb
     from modeling_radio.core.trust import check_parts
-    from modeling_radio.figures.predictions import open_model, require_rgb
     from modeling_radio.serving.endpoints import FeaturesEndpoint, ImageLimits, PredictEndpoint
 
     folder = find_folder(settings.checkpoint, "checkpoint")
     base = check_parts(str(folder), settings.base)
-    opened = require_rgb(open_model(str(folder), settings.device, base=base))
+    opened = require_rgb(open_model(str(folder), device=settings.device, base=base))
     decoders = ThreadPoolExecutor(settings.num_decoders, "decoder")
     images = ImageLimits(settings.max_bytes, settings.max_pixels, decoders)
     batches = settings.max_batch, settings.max_wait / 1000

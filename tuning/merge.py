@@ -72,10 +72,10 @@ def merge(settings: MergeSettings) -> Path:
     import torch  # these take seconds, which `--help` need not wait for
 
     from modeling_radio import RadioConfig, RadioImageProcessor
-    from modeling_radio.core.checkpoints import MODEL_FOLDER, without_reports
+    from modeling_radio.core.checkpoints import MODEL_FOLDER
     from modeling_radio.core.files import check_output
+    from modeling_radio.core.opening import MODELS, without_reports
     from modeling_radio.core.trust import check_parts
-    from modeling_radio.figures.predictions import MODELS
     from modeling_radio.tuning.adapters import merge_adapter
     from modeling_radio.tuning.models import save_plain
 

@@ -14,9 +14,9 @@ from transformers.utils import find_adapter_config_file, is_bitsandbytes_availab
 
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioPreTrainedModel
 from modeling_radio.checks_radio import Resolution, did_you_mean
-from modeling_radio.core.checkpoints import without_reports
 from modeling_radio.core.files import write_folder
 from modeling_radio.core.hub import find_folder
+from modeling_radio.core.opening import without_reports
 from modeling_radio.core.trust import check_named_code
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.inputs_radio import choose_without_budget

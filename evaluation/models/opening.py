@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from modeling_radio import RadioConfig
-from modeling_radio.core.checkpoints import read_config, without_reports
+from modeling_radio.core.checkpoints import read_config
 from modeling_radio.core.hub import find_folder
 from modeling_radio.core.ids import standard_id
+from modeling_radio.core.opening import without_reports
 from modeling_radio.evaluation.models.pretrained import RawPixels, open_huggingface, open_timm, random_network
 from modeling_radio.evaluation.models.radio import RadioFeatures, open_radio
 from modeling_radio.evaluation.models.teachers import TeacherFeatures

@@ -23,6 +23,7 @@ from torchvision.transforms.v2.functional import InterpolationMode, resize, to_p
 from modeling_radio import RadioForDepthEstimation, RadioForImageClassification
 from modeling_radio.checks_radio import check_choice, check_multiple
 from modeling_radio.core.machine import devices
+from modeling_radio.core.opening import DTYPES, OBJECTS, Opened, open_model, require_rgb
 from modeling_radio.figures.features import (
     PcaBasis,
     finer_maps,
@@ -36,16 +37,11 @@ from modeling_radio.figures.features import (
     to_pixels,
 )
 from modeling_radio.figures.predictions import (
-    DTYPES,
     MAX_OBJECTS,
-    OBJECTS,
     LabeledRegion,
-    Opened,
     describe_shares,
-    open_model,
     predict,
     read_photograph,
-    require_rgb,
     shown,
 )
 from modeling_radio.inputs_radio import WindowSize, check_window_size
@@ -216,7 +212,9 @@ class App:
         Raises:
             ValueError: As `open_model`.
         """
-        self.opened: Opened = require_rgb(open_model(self._checkpoint, device, dtype, self._num_global, self._base))
+        self.opened: Opened = require_rgb(
+            open_model(self._checkpoint, device=device, dtype=dtype, base=self._base, num_global=self._num_global)
+        )
         # The path of an uploaded file has its content's hash.
         self.encode_photograph = lru_cache(KEPT_PASSES)(self._encode_photograph)
         return self.describe()

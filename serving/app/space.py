@@ -18,13 +18,16 @@ from transformers.utils import ADAPTER_CONFIG_NAME
 import modeling_radio
 from modeling_radio.core.files import FolderKind, write_folder
 from modeling_radio.core.images import copy_image
+from modeling_radio.core.opening import read_radio_config
 from modeling_radio.core.trust import check_parts, copy_model
-from modeling_radio.figures.predictions import read_radio_config
 from modeling_radio.loading_radio import HUB_ID
 
 
 NETWORK = Path(modeling_radio.__file__).parent
-CARRIED = ("serving.app.page", "figures.predictions", "figures.features", "core.machine", "core.tables")
+CARRIED = (
+    *("serving.app.page", "figures.predictions", "figures.features"),
+    *("core.errors", "core.machine", "core.opening", "core.tables"),
+)
 """Modules of `modeling_radio` in a Space beside the network: the page and its imports."""
 PACKAGES = ("torch", "torchvision", "transformers", "safetensors", "pillow", "numpy", "matplotlib")
 PYTHON = "3.12"

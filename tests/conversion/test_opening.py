@@ -7,8 +7,9 @@ from task_models import EVERY_MODEL
 
 from modeling_radio import RadioConfig, RadioForImageClassification, RadioModel
 from modeling_radio.conversion.export import main as to_onnx
-from modeling_radio.conversion.opening import TASK_MODELS, check_file_output, open_model
+from modeling_radio.conversion.opening import check_file_output, open_model
 from modeling_radio.conversion.to_nvidia import main as to_nvidia
+from modeling_radio.core.opening import MODELS
 from modeling_radio.heads_radio import RadioTaskModel
 
 
@@ -28,8 +29,8 @@ def save_tiny(folder, kind=RadioModel):
 
 def test_every_task_model_can_be_exported_with_its_head():
     kinds = {kind for kind, _ in EVERY_MODEL.values() if issubclass(kind, RadioTaskModel)}
-    assert set(TASK_MODELS.values()) == kinds
-    assert all(kind.__name__ == name for name, kind in TASK_MODELS.items())
+    assert {kind for kind in MODELS.values() if issubclass(kind, RadioTaskModel)} == kinds
+    assert all(kind.__name__ == name for name, kind in MODELS.items())
 
 
 @pytest.mark.parametrize("command", [to_nvidia, to_onnx])

@@ -1,22 +1,14 @@
 """Every kind of checkpoint opens by its class and nothing else does; photographs are read; each task has its output."""
 
 import json
-import shutil
 
-import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from local_hub import Repository, hub_in_place
 from PIL import Image
-from reference_cases import write_hub_folder
-from refusals import refused
-from releases import needs_heads
 from tiny_checkpoints import CLASSES
-from tiny_tuning import tuning_settings
 
 from modeling_radio import (
-    RadioConfig,
     RadioForDepthEstimation,
     RadioForImageClassification,
     RadioForInstanceSegmentation,
@@ -24,93 +16,20 @@ from modeling_radio import (
     RadioForSemanticSegmentation,
     RadioForUniversalSegmentation,
     RadioImageProcessor,
-    RadioModel,
 )
+from modeling_radio.core.opening import open_model
 from modeling_radio.figures import predictions
-from modeling_radio.figures.predictions import open_model, predict, read_photograph
-from modeling_radio.tuning.adapters import add_adapter, save_adapter
+from modeling_radio.figures.predictions import predict, read_photograph
 
 
 PROCESSOR = RadioImageProcessor()
 OBJECT_MODELS = [RadioForObjectDetection, RadioForInstanceSegmentation, RadioForUniversalSegmentation]
 
 
-@pytest.fixture
-def backbone(tmp_path):
-    torch.manual_seed(0)
-    RadioModel(RadioConfig.from_preset("radio-test", num_hidden_layers=6)).save_pretrained(tmp_path / "backbone")
-    return tmp_path / "backbone"
-
-
-def test_a_backbone_needs_no_processor_and_no_code_of_its_own(backbone):
-    for path in backbone.glob("*.py"):
-        path.write_text("raise SystemExit('code of the checkpoint ran')")
-    opened = open_model(str(backbone), "cpu")
-    assert opened.backbone is opened.model
-    assert (opened.tokenizer, opened.zero_shot, opened.has_head, opened.dense_adaptors) == (None, None, False, [])
-    assert opened.processor.patch_size == 16
-    assert not opened.model.training
-    assert open_model(str(backbone), "cpu", "bfloat16").dtype == "bfloat16"
-    assert sum(open_model(str(backbone), "cpu", num_global=1).backbone.radio_model.model.is_global) == 1
-
-
-@needs_heads
-def test_an_adapter_opens_with_its_base(backbone, tmp_path):
-    model = RadioForImageClassification.from_pretrained(backbone, num_labels=5)
-    adapted = add_adapter(model, tuning_settings(checkpoint=str(backbone), tune="lora"))
-    for name, parameter in adapted.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter)
-    save_adapter(adapted, RadioImageProcessor(), tmp_path / "adapter", str(backbone))
-    opened = open_model(str(tmp_path / "adapter"), "cpu")
-    pixels = torch.rand(1, 3, 32, 48)
-    with torch.no_grad():
-        torch.testing.assert_close(opened.model(pixels).logits, adapted.eval()(pixel_values=pixels).logits)
-        plain = open_model(str(backbone), "cpu").backbone(pixels).features
-        assert not torch.allclose(opened.backbone(pixels).features, plain), "the adapter acts on the features, too"
-
-
-def test_checkpoints_of_the_hub_open_by_their_names(texts, tmp_path, monkeypatch):
-    nvidia = write_hub_folder("c_radio_v4_tiny", tmp_path / "nvidia")
-    with hub_in_place(monkeypatch) as server:
-        template = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        # The client by which transformers lists a tokenizer's files was made for the Hub that was asked first.
-        monkeypatch.setattr("transformers.utils.hub._hf_api", None, raising=False)
-        for folder, name in ((texts, "org/texts"), (nvidia, "nvidia/C-RADIOv4-H")):
-            repository = server.repositories[f"models/{name}"] = Repository(private=False)
-            repository.commit({path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()})
-        opened = open_model("org/texts", "cpu")
-        assert opened.zero_shot is not None
-        assert opened.tokenizer("cat").input_ids
-        assert opened.processor.size == RadioImageProcessor.from_pretrained(texts).size
-        assert type(open_model("nvidia/C-RADIOv4-H", "cpu").model) is RadioModel
-        with pytest.raises(OSError, match="org/nothing"):
-            open_model("org/nothing", "cpu")
-    opened = open_model(str(nvidia), "cpu")
-    assert opened.processor.patch_size == opened.model.config.patch_size
-
-
 def edit_config(folder, **fields):
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
     return folder
-
-
-def test_checkpoints_that_cannot_be_opened_are_refused(backbone, texts, tmp_path):
-    without_tokenizer = shutil.copytree(texts, tmp_path / "texts", ignore=shutil.ignore_patterns("*token*"))
-    towerless = edit_config(shutil.copytree(texts, tmp_path / "towerless"), text_tower=None)
-    other = edit_config(shutil.copytree(backbone, tmp_path / "other"), model_type="vit")
-    deeper = edit_config(shutil.copytree(backbone, tmp_path / "deeper"), num_hidden_layers=7)
-    for folder in (other, towerless, without_tokenizer):
-        refused("checkpoint", lambda folder=folder: open_model(str(folder), "cpu"))
-    refused("device", lambda: open_model(str(backbone), "tpu"))
-    refused("dtype", lambda: open_model(str(backbone), "cpu", "float8"))
-    with pytest.raises(ValueError, match=r"radio_model\.model\.blocks\.6"):
-        open_model(str(deeper), "cpu")
-    with pytest.raises(OSError, match="nowhere"):
-        open_model(str(tmp_path / "nowhere"), "cpu")
 
 
 def test_a_photograph_is_rotated_as_its_camera_says(picture):
@@ -172,7 +91,7 @@ def test_a_segmenter_divides_the_photograph(save_tuned, photograph, padded):
     if padded:
         padding = {"do_pad": True, "pad_size": {"height": 160, "width": 160}}
         RadioImageProcessor(size=64, **padding).save_pretrained(folder)
-    found = predict(open_model(str(folder), "cpu"), read(photograph))
+    found = predict(open_model(str(folder), device="cpu"), read(photograph))
     assert found.photograph.shape == (3, 360, 640)
     assert {region.label for region in found.regions} <= set(CLASSES)
     assert (sum(region.area.astype(int) for region in found.regions) == np.ones((360, 640))).all()
@@ -181,7 +100,7 @@ def test_a_segmenter_divides_the_photograph(save_tuned, photograph, padded):
 def test_depth_is_an_image_of_a_model_with_head_and_processor(save_tuned, photograph):
     folder = save_tuned(RadioForDepthEstimation)
     RadioImageProcessor(size={"height": 32, "width": 48}).save_pretrained(folder)
-    opened, pixels = open_model(str(folder), "cpu"), torch.rand(1, 3, 32, 48)
+    opened, pixels = open_model(str(folder), device="cpu"), torch.rand(1, 3, 32, 48)
     assert (type(opened.model), opened.has_head) == (RadioForDepthEstimation, True)
     assert opened.processor.size["width"] == 48
     assert torch.equal(opened.backbone(pixels).features, opened.model.base_model(pixels).features)

@@ -11,7 +11,7 @@ from tiny_sam3 import build_sam3
 from transformers import Sam3ImageProcessor, Sam3Model, Sam3Processor
 
 from modeling_radio.api import label
-from modeling_radio.figures.predictions import open_model
+from modeling_radio.core.opening import open_model
 from modeling_radio.pipelines_radio import RadioZeroShotObjectDetectionPipeline
 from modeling_radio.prediction.answers import box_of, mask_of
 from modeling_radio.prediction.label import LabelSettings, main
@@ -43,7 +43,7 @@ def test_regions_of_words(words, photographs, tmp_path, capsys):
     command += ["--output", str(output), "--device", "cpu"]
     assert main(command) == 0
     assert "2 images" in capsys.readouterr().out
-    opened = open_model(str(words), "cpu")
+    opened = open_model(str(words), device="cpu")
     parts = {"image_processor": opened.processor, "tokenizer": opened.tokenizer}
     pipe = RadioZeroShotObjectDetectionPipeline(model=opened.model, **parts)
     found = objects_of(output)

@@ -23,7 +23,7 @@ from modeling_radio import (
     pipelines_radio,
 )
 from modeling_radio.api import predict
-from modeling_radio.figures.predictions import open_model
+from modeling_radio.core.opening import open_model
 from modeling_radio.prediction import run as module
 from modeling_radio.prediction.answers import _read_depth as read_depth
 from modeling_radio.prediction.predict import PredictSettings, main
@@ -58,7 +58,7 @@ def table(folder):
 
 def by_pipeline(checkpoint, task, name, image, **options):
     """The answer of transformers' pipeline of our class."""
-    opened = open_model(str(checkpoint), "cpu")
+    opened = open_model(str(checkpoint), device="cpu")
     parts = {"model": opened.model, "image_processor": opened.processor, "tokenizer": opened.tokenizer}
     pipe = pipeline(task, pipeline_class=getattr(pipelines_radio, f"Radio{name}Pipeline"), **parts)
     return pipe(Image.open(image).convert("RGB"), **options)
@@ -109,7 +109,7 @@ def test_maps_of_classes(tiles, save_tuned, photographs, tmp_path):
     checkpoint = save_tuned(RadioForSemanticSegmentation)
     predict_all(PredictSettings(checkpoint=str(checkpoint), data=str(photographs), output=tmp_path / "x", **tiles))
     assert (tmp_path / "x" / "index.html").read_text().count("<img") == len(SIZES)
-    names = open_model(str(checkpoint), "cpu").class_names
+    names = open_model(str(checkpoint), device="cpu").class_names
     for name, row in answers(tmp_path / "x").items():
         if "error" not in row:
             indices = np.asarray(Image.open(tmp_path / "x" / row["file"]))

@@ -23,7 +23,7 @@ from modeling_radio import (
     RadioForSemanticSegmentation,
     RadioModel,
 )
-from modeling_radio.figures.predictions import open_model
+from modeling_radio.core.opening import open_model
 from modeling_radio.prediction import answers
 from modeling_radio.prediction.answers import Answering
 from modeling_radio.serving.serve import ServeSettings, build_app
@@ -67,7 +67,7 @@ def served():
 )
 def test_answers_are_those_of_the_pipeline(model_class, fields, options, save_tuned, images, served):
     folder = save_tuned(model_class, **fields)
-    opened = open_model(str(folder), "cpu")
+    opened = open_model(str(folder), device="cpu")
     expected = Answering(opened, **options)(images)
     with served(folder, **options) as client:
         assert "/predict" in client.get("/openapi.json").json()["paths"]
@@ -101,7 +101,7 @@ def assert_alike(found, expected):
 
 
 def test_a_zero_shot_model_is_asked_with_words(texts, images, served):
-    (expected,) = Answering(open_model(str(texts), "cpu"), ["cat", "dog"])(images[:1])
+    (expected,) = Answering(open_model(str(texts), device="cpu"), ["cat", "dog"])(images[:1])
     with served(texts) as client:
         reply = client.post("/predict?classes=cat, dog", content=body_of(images[0])).json()
         assert_alike({"classes": reply["classes"]}, expected.values)

@@ -9,7 +9,7 @@ from tuning_fixtures import _short_and_apart
 
 from modeling_radio import RadioConfig, RadioForImageClassification, RadioImageProcessor, RadioModel
 from modeling_radio.api import evaluate
-from modeling_radio.figures.predictions import open_model, require_rgb
+from modeling_radio.core.opening import open_model, require_rgb
 from modeling_radio.training.data.arrays import read_channels
 from modeling_radio.tuning.channels import FIRST_LAYER, widen_first_layer
 from modeling_radio.tuning.data import load_images
@@ -124,7 +124,7 @@ def test_a_run_from_files_to_a_folder(base, fields, tmp_path):
     with pytest.raises(ValueError, match=r"`pixel_values` .*got 3"):
         model(inputs[:, :3])
     with pytest.raises(ValueError, match="`checkpoint`"):
-        require_rgb(open_model(str(tmp_path / "run" / "final"), "cpu"))
+        require_rgb(open_model(str(tmp_path / "run" / "final"), device="cpu"))
     picture = Image.open(next((tmp_path / "run" / "pictures" / "examples").glob("*.jpg")))
     assert picture.getextrema()[0][1] > 200  # brightened
     found = evaluate(checkpoint=str(tmp_path / "run" / "final"), data=str(fields), num_workers=0, resamples=100)

@@ -12,7 +12,7 @@ from tiny_tuning import tuning_settings
 
 from modeling_radio import RadioConfig, RadioForImageClassification, RadioImageProcessor, RadioModel
 from modeling_radio.core.files import PHOTOGRAPH
-from modeling_radio.figures.predictions import open_model
+from modeling_radio.core.opening import open_model
 from modeling_radio.serving.app.space import carried_files, write_space
 from modeling_radio.tuning.adapters import add_adapter, save_adapter
 
@@ -112,7 +112,7 @@ def test_an_adapter_brings_its_base(space, tmp_path):
     config = json.loads((space / "checkpoint" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "../base"
     assert [line for line in requirements(space) if line.startswith("peft~=")]
-    opened = open_model(str(space / "checkpoint"), "cpu")
+    opened = open_model(str(space / "checkpoint"), device="cpu")
     assert opened.model.peft_config.keys() == {"default"}
     assert opened.has_head
 

@@ -12,7 +12,7 @@ from tiny_folders import save_with_processor
 
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel, RadioPreTrainedModel
 from modeling_radio.conversion.text_tower import canonicalizing
-from modeling_radio.figures.predictions import Opened, open_model
+from modeling_radio.core.opening import Opened, open_model
 
 
 WIDTH = 16
@@ -45,7 +45,7 @@ def texts(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def opened(texts) -> Opened:
-    return open_model(str(texts), "cpu")
+    return open_model(str(texts), device="cpu")
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from tiny_folders import save_radio, save_words
 from modeling_radio import RadioForImageClassification, RadioImageProcessor
 from modeling_radio.core.checkpoints import open_checkpoint
 from modeling_radio.core.command_line import USER_ERRORS
-from modeling_radio.figures.predictions import Opened, open_model
+from modeling_radio.core.opening import Opened, open_model
 from modeling_radio.tuning.adapters import add_adapter, open_adapter, save_adapter
 from modeling_radio.tuning.settings import FinetuneSettings
 
