@@ -6,7 +6,7 @@ would answer, all the same, and its answers would be made up.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -292,12 +292,27 @@ def check_finite(source: str | Path, model: torch.nn.Module) -> None:
     Raises:
         ValueError: If there are any; the message names the first.
     """
-    check_finite_tensors(source, model.state_dict())
+    state = model.state_dict()
+    _refuse(source, [key for key, value in state.items() if isinstance(value, Tensor) and not is_finite(value)])
 
 
-def check_finite_tensors(source: str | Path, tensors: Mapping[str, Any]) -> None:
-    """Refuse weights by name that are not finite; arguments and error as of `check_finite`."""
-    broken = [key for key, value in tensors.items() if isinstance(value, Tensor) and not is_finite(value)]
+def check_weights(source: str | Path) -> None:
+    """Refuse a folder with weights that are not finite or no floating-point numbers, without opening the model.
+
+    Args:
+        source: Folder or Hub id of a model or an adapter.
+
+    Raises:
+        ValueError: If there are any, or a file is damaged.
+    """
+    _check_types(str(source))
+    check_stored(source, (ADAPTER_SAFE_WEIGHTS_NAME,))
+    for files in (None, (ADAPTER_SAFE_WEIGHTS_NAME,)):
+        stored = stored_tensors(source, files=files)
+        _refuse(source, [key for key, tensor in stored.items() if not is_finite(tensor.read())])
+
+
+def _refuse(source: str | Path, broken: list[str]) -> None:
     if broken:
         raise ValueError(
             f"The weights in {str(source)!r} must be finite, but {len(broken)} hold NaN or infinity: "

@@ -1,4 +1,4 @@
-"""Predictions of any checkpoint on a photograph: opens folders and repositories by their class, draws the output."""
+"""Predictions of any tuned model on a photograph, and their drawings; photographs are read here."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from huggingface_hub import CardData, ModelCard
 from modeling_radio import RadioConfig
 from modeling_radio.core.files import write_text
 from modeling_radio.core.ids import name_of_folder
+from modeling_radio.core.opening import check_weights
 from modeling_radio.core.tables import markdown
 from modeling_radio.core.trust import check_named_code
 from modeling_radio.metrics.results import STUDENT, Results, Source, build_tables, class_tables
@@ -136,13 +137,15 @@ def write_card(
     Arguments are those of `build_card`; without `results` the card shows those in the folder.
 
     Raises:
-        ValueError: If the folder is no RADIO checkpoint, or its `results.json` holds something else.
+        ValueError: If the folder is no RADIO checkpoint, its `results.json` holds something else, or weights are not
+            finite or no floating-point numbers.
     """
     kept = results_of(checkpoint)
     results = results or kept
     card = build_card(
         checkpoint, results, model_id=model_id, name=name, license=license, trusts_remote_code=trusts_remote_code
     )
+    check_weights(checkpoint)
     write_text(checkpoint / "README.md", signed(str(card)))
     if results is not None:
         numbers = [each for each in results.measurements if isfinite(each.value)]  # the file holds no others

@@ -14,17 +14,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from transformers.utils import CONFIG_NAME
 
 from modeling_radio import RadioImageProcessor
 from modeling_radio.checks_radio import check_choice, read_json
 from modeling_radio.core.errors import SECRET, first_few
 from modeling_radio.core.files import hash_file
 from modeling_radio.core.interruption import raised_signals
-from modeling_radio.core.opening import MODELS
+from modeling_radio.core.opening import MODELS, check_stored, is_finite, load
 from modeling_radio.core.trust import clean_environment, code_beside, foreign_code, our_modules
 from modeling_radio.extraction.shards import SUMS, naming_damaged, read_sums
 from modeling_radio.model_cards.licenses import License
@@ -104,7 +103,7 @@ def check_card(publication: Publication) -> None:
 
 
 def check_files(publication: Publication) -> None:
-    """Refuse pickles, damaged files, weights that are not finite, and paths and secrets in texts and metadata."""
+    """Refuse pickles, damaged files, unfit weights, and paths and secrets in texts and metadata."""
     sums = read_sums(publication.store) if SUMS in publication.files else {}
     for name in sorted(sums.keys() - publication.files.keys()):
         raise UnfitError(f"{SUMS} lists {name}, which is not there. {COMPLETED_BY_EXTRACTION}")
@@ -117,15 +116,15 @@ def check_files(publication: Publication) -> None:
             if not isinstance(publication.files[name], bytes) and _is_pickle(path):
                 raise UnfitError(f"{name} is, or may hold, a pickle, which can run code where it is opened: remove it.")
             if name.endswith(".safetensors"):
-                _check_weights(name, path)
+                _check_weights(publication, name, path)
             for text in _texts(publication, name, path):
                 _check_text(name, text)
 
 
-def _check_weights(name: str, path: Path) -> None:
+def _check_weights(publication: Publication, name: str, path: Path) -> None:
     try:
         with safe_open(path, "pt") as weights:
-            broken = [key for key in sorted(weights.keys()) if not _is_finite(weights.get_tensor(key))]
+            broken = [key for key in sorted(weights.keys()) if not is_finite(weights.get_tensor(key))]
     except SafetensorError as error:
         raise UnfitError(f"{name} cannot be read: {error}. Save it again.") from error
     if broken:
@@ -133,11 +132,12 @@ def _check_weights(name: str, path: Path) -> None:
             f"{name} must hold finite weights, but {len(broken)} hold NaN or infinity: "
             f"{first_few(broken, _MAX_NAMES)}. They are damaged, or of a run that diverged."
         )
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    tensor = tensor.float() if tensor.dtype == torch.float8_e4m3fn else tensor  # for which torch has no `isfinite`
-    return bool(tensor.isfinite().all())
+    is_model = publication.kind != "dataset"
+    if is_model and _read_json(publication, CONFIG_NAME).get("quantization_config") is None:
+        try:
+            check_stored(path.parent, (path.name,))
+        except ValueError as error:
+            raise UnfitError(f"{name}: {error} Save it again.") from error
 
 
 def _check_text(name: str, text: str) -> None:
@@ -204,7 +204,7 @@ def check_opens(publication: Publication, *, trusts_remote_code: bool = False) -
 def _open_adapter(folder: Path) -> None:
     model_class = MODELS[_class_of(folder)]
     try:
-        model_class.from_pretrained(folder)
+        load(model_class, folder)
         RadioImageProcessor.from_pretrained(folder)
     except (ValueError, OSError, SafetensorError) as error:
         raise UnfitError(f"{folder} does not open: {str(error).strip().splitlines()[0]}") from error

@@ -32,7 +32,7 @@ ARROWS = {
     "extraction": {"modeling_radio", "core", "metrics", "figures", "model_cards", "training", "evaluation"},
     "serving": {"modeling_radio", "core", "figures", "training", "prediction"},
     "prediction": {"modeling_radio", "core", "figures", "evaluation", "extraction"},
-    "publishing": {"modeling_radio", "core", "figures", "model_cards", "extraction"},
+    "publishing": {"modeling_radio", "core", "model_cards", "extraction"},
     "studies": {"modeling_radio", "core", "metrics", "figures", "training", "evaluation"},
     "demo": {"modeling_radio", "core", "metrics", "figures", "model_cards", "training", "evaluation", "publishing"},
     "api": {"modeling_radio", "core", "metrics", "training", "tuning", "evaluation", "extraction", "prediction"},

@@ -22,6 +22,7 @@ from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, C
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioPreTrainedModel
 from modeling_radio.checks_radio import check_choice
 from modeling_radio.core.files import write_folder
+from modeling_radio.core.opening import check_finite, check_stored
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.loading_radio import ODD_VALUES
 from modeling_radio.modeling_radio import ADAPTORS, BLOCKS
@@ -198,6 +199,7 @@ def _check_adapter(model: RadioPreTrainedModel | PeftModel, folder: Path) -> Non
     missing = [name for name in files if not (folder / name).is_file()]
     if missing:
         raise ValueError(f"{folder} is no adapter folder: it lacks {', '.join(missing)}.")
+    check_stored(folder, (ADAPTER_SAFE_WEIGHTS_NAME,))
     base = _base_of(model)
     with safe_open(folder / ADAPTER_SAFE_WEIGHTS_NAME, "pt") as weights:
         shapes = {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
@@ -254,5 +256,10 @@ def merge_adapter(base: RadioPreTrainedModel, folder: Path) -> RadioPreTrainedMo
     Args:
         base: In float32, since the sum is rounded to the base's precision; it becomes the result.
         folder: Folder that `save_adapter` wrote.
+
+    Raises:
+        ValueError: As `open_adapter`, or if the sum is not finite.
     """
-    return open_adapter(base, folder).merge_and_unload()
+    merged = open_adapter(base, folder).merge_and_unload()
+    check_finite(folder, merged)
+    return merged

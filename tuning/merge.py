@@ -66,7 +66,8 @@ def merge(settings: MergeSettings) -> Path:
     """Write the merged model, and return its folder.
 
     Raises:
-        ValueError: If there is no adapter, its base must be named, or does not fit it.
+        ValueError: If there is no adapter, its base must be named, or does not fit it, or weights are not
+            finite or no floating-point numbers, those of the result too.
         WriteError: If the folder cannot be written.
     """
     import torch  # these take seconds, which `--help` need not wait for
@@ -74,7 +75,7 @@ def merge(settings: MergeSettings) -> Path:
     from modeling_radio import RadioConfig, RadioImageProcessor
     from modeling_radio.core.checkpoints import MODEL_FOLDER
     from modeling_radio.core.files import check_output
-    from modeling_radio.core.opening import MODELS, without_reports
+    from modeling_radio.core.opening import MODELS, load
     from modeling_radio.core.trust import check_parts
     from modeling_radio.tuning.adapters import merge_adapter
     from modeling_radio.tuning.models import save_plain
@@ -94,8 +95,7 @@ def merge(settings: MergeSettings) -> Path:
             f"`adapter` must be one of a model of this package, got {name!r}. For a model of your own tune with "
             "`--merge`."
         )
-    with without_reports():
-        model = MODELS[name].from_pretrained(base, config=config, dtype=torch.float32, ignore_mismatched_sizes=True)
+    model = load(MODELS[name], base, config=config, dtype=torch.float32).model
     processor = RadioImageProcessor.from_pretrained(folder)
     save_plain(merge_adapter(model, folder), processor, output, extras=[_Copied(folder)])
     return output

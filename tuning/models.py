@@ -16,7 +16,7 @@ from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, Rad
 from modeling_radio.checks_radio import Resolution, did_you_mean
 from modeling_radio.core.files import write_folder
 from modeling_radio.core.hub import find_folder
-from modeling_radio.core.opening import without_reports
+from modeling_radio.core.opening import load
 from modeling_radio.core.trust import check_named_code
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.inputs_radio import choose_without_budget
@@ -204,19 +204,15 @@ def open_task_model(
         options: Options of `from_pretrained`.
 
     Raises:
-        ValueError: If weights are damaged, or those of the backbone are missing or have another shape.
+        ValueError: As `load`, or if weights of the backbone are missing or have another shape.
     """
     config: RadioConfig | None = options.get("config")
     stored = {} if config is None or task.settings.num_channels is None else _channels_of(open_config(checkpoint))
     if config is not None and stored:
         options["config"] = RadioConfig.from_dict({**config.to_dict(), **stored})
-    with without_reports():
-        opened: Any = task.model_class.from_pretrained(
-            checkpoint, output_loading_info=True, ignore_mismatched_sizes=True, **options
-        )
-    model, info = opened
-    mismatched = sorted(name for name, _, _ in info["mismatched_keys"])
-    missing = sorted(name for name in {*info["missing_keys"], *mismatched} if name.startswith(f"{BACKBONE}."))
+    model, _, missing, misshapen = load(task.model_class, checkpoint, **options)
+    mismatched = list(misshapen)
+    missing = sorted(name for name in {*missing, *mismatched} if name.startswith(f"{BACKBONE}."))
     if missing:
         raise ValueError(
             f"`checkpoint` {checkpoint!r} lacks {len(missing)} weights of the backbone in the shape that the "

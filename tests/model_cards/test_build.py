@@ -11,6 +11,7 @@ import yaml
 from documentation import PROJECT
 from huggingface_hub import ModelCard, parse_eval_result_entries
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tiny_radio1d import build_radio1d
 
 from modeling_radio import RadioConfig, RadioModel
@@ -290,6 +291,23 @@ def test_another_folder_is_refused_in_one_line(text, tmp_path, capsys):
     assert errors.count("\n") == 1
     assert f"{tmp_path} is no " in errors
     assert not (tmp_path / "README.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"), [(lambda weight: weight * torch.nan, "finite"), (torch.Tensor.int, "floating-point")]
+)
+def test_a_folder_with_unfit_weights_gets_no_card(change, rule, checkpoint, tmp_path, capsys):
+    folder = shutil.copytree(checkpoint, tmp_path / "unfit")
+    (folder / "README.md").unlink(missing_ok=True)
+    weights = load_file(folder / "model.safetensors")
+    key = "radio_model.model.blocks.0.attn.qkv.weight"
+    save_file({**weights, key: change(weights[key])}, folder / "model.safetensors", {"format": "pt"})
+    assert main([str(folder)]) == 1
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    assert rule in errors
+    assert key in errors
+    assert not (folder / "README.md").exists()
 
 
 def test_results_take_the_place_of_nothing_else(checkpoint, tmp_path, capsys):

@@ -138,6 +138,16 @@ def test_weights_must_be_finite(model_folder, value):
     refused(check_files, model_folder, r"^model\.safetensors .*finite weights, but 1 .*blocks\.0\.attn\.qkv\.weight")
 
 
+def test_weights_must_be_floating_point_numbers_unless_they_are_quantized(model_folder):
+    path, config = model_folder / "model.safetensors", model_folder / "config.json"
+    key = "radio_model.model.blocks.0.attn.qkv.weight"
+    weights = load_file(path)
+    save_file({**weights, key: weights[key].int()}, path)
+    refused(check_files, model_folder, rf"^model\.safetensors: .*floating-point.* {key} of I32")
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"quantization_config": {"quant_method": "torchao"}}))
+    check_files(published(model_folder))
+
+
 def test_damaged_weights_are_named(model_folder):
     path = model_folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-8])

@@ -10,6 +10,7 @@ import transformers
 from comparisons import assert_close_by_name
 from peft import get_peft_model_state_dict
 from releases import LOADS_HEADS
+from safetensors.torch import load_file, save_file
 from tiny_navit import build_navit
 from tiny_radio1d import FIELDS
 from tiny_tuning import tuning_settings
@@ -243,6 +244,22 @@ def test_an_adapter_for_another_model_is_refused(tmp_path, name, trained_class, 
     if LOADS_HEADS and trained_class is not RadioModel:
         with pytest.raises(ValueError, match="is for another model"):
             build(other_class, **options).load_adapter(str(folder))
+
+
+def test_a_merged_model_is_finite(base_folder, tmp_path):
+    folder = save(trained(add_adapter(open_base(base_folder), settings())), tmp_path / "adapter", base_folder)
+    config, file = folder / "adapter_config.json", folder / "adapter_model.safetensors"
+    values, weights = json.loads(config.read_text()), load_file(file)
+    merge_adapter(open_base(base_folder), folder)
+    config.write_text(json.dumps({**values, "lora_alpha": float("nan")}))
+    with pytest.raises(ValueError, match=r"finite.*blocks\.0"):
+        merge_adapter(open_base(base_folder), folder)
+    config.write_text(json.dumps(values))
+    key = next(key for key in weights if "lora_A" in key)
+    for change, rule in ((weights[key] * torch.nan, "finite"), (weights[key].int(), "floating-point")):
+        save_file({**weights, key: change}, file, {"format": "pt"})
+        with pytest.raises(ValueError, match=rule):
+            merge_adapter(open_base(base_folder), folder)
 
 
 def test_folders_that_are_no_fitting_adapters_are_refused(base_folder, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ import transformers
 from datasets import ClassLabel, Value
 from packaging.version import Version
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_eradio import build_eradio
 from tiny_networks import build_wrapped
 from tiny_tuning import TINY_DETECTOR, TINY_DPT, run_settings, save_shards, save_splits, stop_after
@@ -439,6 +439,18 @@ def test_damaged_weights_of_the_checkpoint_are_named(size, base, class_folders, 
     with pytest.raises(ValueError, match="damaged"):
         FinetuningRun(run_settings(tmp_path / "damaged", class_folders, tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"), [(lambda weight: weight * torch.nan, "finite"), (torch.Tensor.int, "floating-point")]
+)
+def test_unfit_weights_of_the_checkpoint_are_named(change, rule, base, class_folders, tmp_path):
+    folder = shutil.copytree(base, tmp_path / "unfit")
+    weights = load_file(folder / "model.safetensors")
+    key = "radio_model.model.blocks.0.attn.qkv.weight"
+    save_file({**weights, key: change(weights[key])}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=f"{rule}.*{key}"):
+        FinetuningRun(run_settings(folder, class_folders, tmp_path / "run"))
 
 
 def test_one_of_several_gpus_is_used(base, class_folders, tmp_path, monkeypatch, capsys):
