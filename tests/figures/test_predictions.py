@@ -59,7 +59,7 @@ def test_files_that_are_no_photographs_are_refused(picture, tmp_path, monkeypatc
 
 
 def open_edited(folder, **fields):
-    return open_model(str(edit_config(folder, **fields)), "cpu")
+    return open_model(str(edit_config(folder, **fields)), device="cpu")
 
 
 def read(photograph):
@@ -113,7 +113,7 @@ def test_depth_is_an_image_of_a_model_with_head_and_processor(save_tuned, photog
 
 @pytest.mark.parametrize("model_class", OBJECT_MODELS)
 def test_objects_count_from_a_score_on_the_most_certain_first(save_tuned, photograph, model_class, monkeypatch):
-    opened = open_model(str(save_tuned(model_class)), "cpu")
+    opened = open_model(str(save_tuned(model_class)), device="cpu")
     every, none = predict(opened, read(photograph), 0.0), predict(opened, read(photograph), 1.0)
     assert (none.description, none.regions) == ("0 objects.", [])
     assert torch.equal(none.drawn(), none.photograph)
@@ -152,4 +152,6 @@ def test_each_class_may_have_a_score_of_its_own(save_tuned, opened, photograph):
 
 @pytest.mark.parametrize("model_class", [RadioForSemanticSegmentation, RadioForInstanceSegmentation])
 def test_half_precision_predicts(save_tuned, photograph, model_class):
-    assert predict(open_model(str(save_tuned(model_class)), "cpu", "bfloat16"), read(photograph), 0.1).description
+    assert predict(
+        open_model(str(save_tuned(model_class)), device="cpu", dtype="bfloat16"), read(photograph), 0.1
+    ).description
