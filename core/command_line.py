@@ -258,7 +258,7 @@ class Command(Generic[S]):
             if name in positionals or name == CHANGES or dict in kinds_of(field.annotation):
                 continue
             owners = [each for each in settings.__mro__ if issubclass(each, Settings) and name in each.model_fields]
-            title = owners[-1].title  # of the class that declares the field
+            title = vars(owners[-1]).get("title")  # of the class that declares the field
             groups = {group.title: group for group in self.parser._action_groups}
             group = self.parser if not title else groups.get(title) or self.parser.add_argument_group(title)
             _add_flag(group, name, field, texts[name].replace("%", "%%"))

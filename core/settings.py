@@ -386,7 +386,7 @@ class Settings(BaseModel):
     """Error of these settings."""
 
     title: ClassVar[str] = ""
-    """Title of the group of the fields in `--help`."""
+    """Title of the group of the class's own fields in `--help`."""
 
     if not TYPE_CHECKING:  # checkers know the fields from their declaration
 
@@ -487,6 +487,8 @@ class SampleOptions(Settings):
         max_images: Number of images of each split, a seeded choice; by default all.
     """
 
+    title: ClassVar[str] = "data"
+
     max_images: int | None = Field(None, gt=0)
 
 
@@ -497,6 +499,8 @@ class StreamOptions(Settings):
         streaming: Read `.parquet` or `.tar` files, or a data set of the Hub, in order, without a copy on the disk.
         image_column: Column of the images; by default the first of the usual names.
     """
+
+    title: ClassVar[str] = "data"
 
     streaming: bool = False
     image_column: str | None = None
@@ -511,11 +515,13 @@ class ImageSourceOptions(StreamOptions, SampleOptions):
         splits: Splits that are read; by default those called train, validation and test, or similar.
     """
 
+    title: ClassVar[str] = "data"
+
     id_column: str | None = None
     splits: list[str] | None = Field(None, min_length=1)
 
     @model_validator(mode="after")
-    def _check_streaming(self: S) -> S:
+    def _check_streaming(self) -> "ImageSourceOptions":
         """Refuse choices among all images where these are not known."""
         text = "`{path}` chooses among all images, which a stream does not know: leave it or `streaming` out."
         chosen = [name for name in ("splits", "max_images") if getattr(self, name) is not None]
@@ -531,6 +537,8 @@ class LabeledSource(StreamOptions):
         box_format: Format of the boxes of a `datasets` source, in pixels.
         depth_scale: Units per meter of stored depth; by default 1000 for whole numbers and 1 for others.
     """
+
+    title: ClassVar[str] = "data"
 
     box_format: Literal["xywh", "xyxy", "cxcywh"] = "xywh"
     depth_scale: float | None = Field(None, gt=0)

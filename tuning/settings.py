@@ -162,7 +162,6 @@ class FinetuneSettings(ScheduleSettings, DataSettings, MethodSettings, DeviceOpt
     """
 
     model_config = ConfigDict(frozen=True)
-    title: ClassVar[str] = ""
 
     checkpoint: Annotated[ModelId, Field(min_length=1)]
     task: Annotated[str, OneOf([name for name, task in TASKS.items() if task.tuning is not None], imports=True)]
