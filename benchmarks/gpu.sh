@@ -1,13 +1,12 @@
 #!/usr/bin/env bash
 # Tests and measurements that need an NVIDIA GPU, in parts of at most eight minutes each:
-#     bash benchmarks/gpu.sh              all parts but `demo`, one after the other
+#     bash benchmarks/gpu.sh              all parts, one after the other
 #     bash benchmarks/gpu.sh PART...      these parts
 # In the order of their worth:
 #     tests      the tests marked `gpu`
 #     inference  speed and memory of one image and of full batches, beside native transformers, timm and plain code
 #     step       a training step of the large recipes: its time and kernel starts beside those of `radio plan`
-#     demo       the recipe demo_gpu with its scores; it downloads its teachers, and the same command goes on
-# All but `demo` need no download: pictures are drawn, weights are random. The Python (PYTHON, by default python3) gets
+# They need no download: pictures are drawn, weights are random. The Python (PYTHON, by default python3) gets
 # what it lacks by pip: from WHEELS, a folder made elsewhere by `pip wheel --wheel-dir FOLDER ".[dev]" setuptools`, or
 # else from PyPI. Text, tables, card and versions go to RESULTS, by default gpu-results. A part that fails or takes too
 # long does not stop the others; the status is then 1. DEVICE=cpu tries the parts on a CPU, with small networks.
@@ -26,7 +25,6 @@ commands_of() { # PART: prints its command, a word a line
     tests) words=(pytest -q -n 0 -m gpu) ;;
     inference) words=(benchmarks.all --only inference --dtypes bfloat16 --device "$DEVICE") ;;
     step) words=(benchmarks.planned --device "$DEVICE") ;;
-    demo) words=(modeling_radio distill --recipe demo_gpu --output "$RESULTS/demo_gpu" --max-minutes 6) ;;
     *) return 1 ;;
     esac
     [[ $DEVICE == cpu && ${words[0]} == benchmarks.* ]] && words+=(--quick)
@@ -34,19 +32,10 @@ commands_of() { # PART: prints its command, a word a line
     printf '%s\n' "$PYTHON" -m "${words[@]}"
 }
 
-limited() { # SECONDS COMMAND...
-    timeout --signal TERM --kill-after 20 "$@"
-}
-
 run_part() { # PART
-    local command began=$SECONDS
+    local command
     mapfile -t command < <(commands_of "$1")
-    limited $SECONDS_OF_PART "${command[@]}" || return
-    if [[ $1 == demo ]]; then
-        [[ -d "$RESULTS/demo_gpu/final" ]] || { echo "Not finished: the same command goes on." && return; }
-        limited $((SECONDS_OF_PART - SECONDS + began)) "$PYTHON" -m modeling_radio evaluate "$RESULTS/demo_gpu/final" \
-            --tasks knn,segmentation_probe,adaptor_fidelity --output "$RESULTS/demo_gpu.json"
-    fi
+    timeout --signal TERM --kill-after 20 $SECONDS_OF_PART "${command[@]}"
 }
 
 [[ $# -gt 0 ]] || set -- "${PARTS[@]}"

@@ -81,13 +81,9 @@ SHIPPED = {
     "radio_ti_permissive": Shipped(PERMISSIVE, 8_633_472, SAM),
     "radio_mobile": Shipped(PERMISSIVE, 8_357_376, SAM, ["low_224", "low_many"]),
     "convnext_tiny": Shipped(FROM_RADIO, 30_482_784, {}, []),
-    "convnext_tiny_three": Shipped(V4, 30_482_016, SAM3, []),
     "mobilenet_v4": Shipped(FROM_RADIO, 12_285_072, {}, []),
-    "mobilenet_v4_three": Shipped(V4, 12_284_112, SAM3, []),
     "efficientvit": Shipped(FROM_RADIO, 47_270_336, {}, []),
-    "efficientvit_three": Shipped(V4, 47_269_824, SAM3, []),
     "resnet50": Shipped(FROM_RADIO, 29_810_752, {}, []),
-    "resnet50_three": Shipped(V4, 29_809_728, SAM3, []),
 }
 
 
@@ -95,9 +91,7 @@ def test_all_but_those_of_the_demo_are_known_here() -> None:
     assert {name for name in list_recipes() if not name.startswith("demo")} == set(SHIPPED)
 
 
-@pytest.mark.parametrize(  # three teachers in place of C-RADIOv4-H are those of c_radio_v4_h
-    "name", [pytest.param(name, marks=pytest.mark.slow if name.endswith("_three") else ()) for name in SHIPPED]
-)
+@pytest.mark.parametrize("name", SHIPPED)
 def test_recipe_builds_at_full_size_on_the_meta_device(name: str) -> None:
     widths, num_parameters, *_ = SHIPPED[name]
     recipe = load_recipe(name, ["data.source=images"])

@@ -80,10 +80,7 @@ def build(name: str) -> RadioModel:
     return RadioModel(config).eval()
 
 
-@pytest.mark.parametrize(  # a study does not open without this check; its teachers change no window
-    "name",
-    [pytest.param(name, marks=pytest.mark.slow if name.endswith("_three") else ()) for name in list_recipes()],
-)
+@pytest.mark.parametrize("name", list_recipes())  # a study does not open without this check
 def test_every_window_of_every_stage_could_act(name: str) -> None:
     for stage in load(name):
         check_student_views(stage)
