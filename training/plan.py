@@ -35,9 +35,8 @@ class PlanSettings(RecipeCommand):
 
     Attributes:
         gpus: Number of GPUs; of several numbers only time, balance and memory of a step are compared.
-        gpu: Name of a card, or any name with both numbers; by default all known cards, as the table lists them.
-        peak_tflops: Dense bfloat16 operations per second of that card, in 10^12; by default the known number.
-        memory_gib: Memory of that card; by default the known number.
+        gpu: Name of a card, or NAME:TFLOPS:GIB of any other: its dense bfloat16 operations per second, in 10^12, and
+            its memory; by default all known cards, as the table lists them.
         mfu: Share of a card's peak that the run is assumed to reach.
         image_kb: Mean size of an image file, in 1,000 bytes; workers prepare small files faster.
         start_us: Microseconds that the start of a kernel takes.
@@ -49,8 +48,6 @@ class PlanSettings(RecipeCommand):
     recipe: str
     gpus: list[Annotated[int, Field(gt=0)]] = Field([8], min_length=1)
     gpu: str | None = None
-    peak_tflops: float | None = Field(None, gt=0)
-    memory_gib: float | None = Field(None, gt=0)
     mfu: float = Field(DEFAULT_MFU, gt=0, le=1)
     image_kb: float = Field(DEFAULT_IMAGE_KB, gt=0)
     start_us: float = Field(DEFAULT_START_US, ge=0)
@@ -70,7 +67,7 @@ COMMAND = Command(
         "radio plan --recipe c_radio_v4_h --gpus 128 --verbose",
         "radio plan --recipe c_radio_v4_h --gpus 8,64,256",
         "radio plan --recipe radio_s --gpus 8 --days 7",
-        "radio plan --recipe c_radio_v3 --gpus 8 --gpu RTX-5090 --peak-tflops 209.5 --memory-gib 32",
+        "radio plan --recipe c_radio_v3 --gpus 8 --gpu RTX-5090:209.5:32",
     ),
 )
 
@@ -81,7 +78,7 @@ def _plan(settings: PlanSettings) -> None:
     from modeling_radio.training.planning.plan import Plan, describe, describe_ranks, steps_in, summarize
     from modeling_radio.training.planning.simulation import Speed
 
-    cards = choose_cards(settings.gpu, settings.peak_tflops, settings.memory_gib)
+    cards = choose_cards(settings.gpu)
     # The images are not opened: a recipe that leaves their source to the command line can be planned without.
     recipe = settings.load_recipe("data.source=unopened")
     card, (first, *others) = simulated_card(cards), settings.gpus

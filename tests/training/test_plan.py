@@ -52,7 +52,7 @@ def test_command_prints_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 def test_a_card_and_assumptions_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--recipe", "demo", "--gpus", "1", "--mfu", "0.1", "--image-kb", "20", "--verbose"]
-    assert main([*arguments, "--gpu", "Mine", "--peak-tflops", "50", "--memory-gib", "0.2"]) == 0
+    assert main([*arguments, "--gpu", "Mine:50:0.2"]) == 0
     output = capsys.readouterr().out
     for text in ("10% of the peak", "| Mine | 50.0 | 0.2 | no |", "20 kB for an image"):
         assert text in output
@@ -65,7 +65,7 @@ def test_a_card_and_assumptions_of_ones_own(capsys: pytest.CaptureFixture[str]) 
         (["--gpus", "0"], "`gpus`"),
         (["--mfu", "2"], "`mfu`"),
         (["--gpu", "h100"], "`gpu`"),
-        (["--peak-tflops", "100"], "`memory_gib`"),
+        (["--gpu", "Mine:100"], "`gpu`"),
         (["partitions.low.rank_share=3"], "rank_share"),
         (["teachers.sam3.kind=mine:Mine"], "`teachers.sam3.kind`"),
     ],

@@ -80,29 +80,30 @@ MEMORY_SHARE = 0.9
 memory of teachers, and fragmentation."""
 
 
-def choose_cards(name: str | None, peak_tflops: float | None, memory_gib: float | None) -> list[Card]:
-    """Return the cards of a plan: the named one, one with the given numbers, or all known ones.
+def choose_cards(gpu: str | None) -> list[Card]:
+    """Return the cards of a plan: the named one, one of given numbers, or all known ones.
 
     Args:
-        name: One of `CARDS`; any name if both numbers are given.
-        peak_tflops: Dense bfloat16 operations per second, in units of 10^12; None takes the known card's.
-        memory_gib: Memory; None takes the known card's.
+        gpu: One of `CARDS`; or "NAME:TFLOPS:GIB", a card of any name with its dense bfloat16 operations per second, in
+            units of 10^12, and its memory.
 
     Raises:
-        SettingsError: If a number is missing and no card of that name is known.
+        SettingsError: If no card of that name is known, or a number is none above 0.
     """
-    if name is None and peak_tflops is None and memory_gib is None:
+    if gpu is None:
         return list(CARDS.values())
-    if peak_tflops is not None and memory_gib is not None:
-        return [Card(name or "yours", 1e12 * peak_tflops, memory_gib, "given")]
-    if name is None:
-        missing, given = ("memory_gib", "peak_tflops") if memory_gib is None else ("peak_tflops", "memory_gib")
-        raise SettingsError(f"`{missing}` must be given with `{given}`, got None. Or name a known card with `gpu`.")
-    check_choice("gpu", name, CARDS, error=SettingsError)
-    card = CARDS[name]
-    if peak_tflops is not None:
-        card = card._replace(peak_flops=1e12 * peak_tflops)
-    return [card if memory_gib is None else card._replace(memory_gib=memory_gib)]
+    name, *numbers = gpu.split(":")
+    if not numbers:
+        check_choice("gpu", name, CARDS, error=SettingsError)
+        return [CARDS[name]]
+    try:
+        peak_tflops, memory_gib = map(float, numbers)
+        is_valid = 0 < peak_tflops < math.inf and 0 < memory_gib < math.inf
+    except ValueError:
+        is_valid = False
+    if not is_valid:
+        raise SettingsError(f"`gpu` must be a known card or NAME:TFLOPS:GIB with two numbers above 0, got {gpu!r}.")
+    return [Card(name, 1e12 * peak_tflops, memory_gib, "given")]
 
 
 STUDENT_PART, AVERAGE_PART = "student", "its average (MESA)"
