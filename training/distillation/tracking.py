@@ -258,7 +258,7 @@ class ProgressLog:
             disable=None if accelerator.is_main_process else True,  # None: shown on a terminal only
             dynamic_ncols=True,
         )
-        self.num_steps, self._said = num_steps, time.monotonic()
+        self.num_steps, self._said = num_steps, time.perf_counter()
         self._start_interval()
 
     def is_due(self, step: int) -> bool:
@@ -333,11 +333,11 @@ class ProgressLog:
         use = f", MFU {speed['mfu']:.0%}" if "mfu" in speed else ""
         text = f"{loss}{rate:.0f} images/s{use}"
         self.bar.set_postfix_str(text, refresh=False)
-        is_quiet = time.monotonic() - self._said < LINE_SECONDS
+        is_quiet = time.perf_counter() - self._said < LINE_SECONDS
         if self.bar.disable and self.accelerator.is_main_process and not is_quiet:
             self.bar.say(f"Step {step} of {self.num_steps}: {text}.")
             sys.stdout.flush()  # a log file would get it much later
-            self._said = time.monotonic()
+            self._said = time.perf_counter()
         numbers = {**means, **settings, "images_per_second": rate, **speed}
         self.accelerator.log(numbers, step=step)
         if self.history is not None:

@@ -170,50 +170,6 @@ def test_settings_hold_alike_at_construction_and_in_calls(settings):
         assert np.array_equal(first["pixel_values"][0], second["pixel_values"][0])
 
 
-LABELS = st.one_of(
-    st.fixed_dictionaries({}, optional={"segmentation_maps": arrays() | pil_images() | ANYTHING}),
-    st.fixed_dictionaries(
-        {
-            "annotations": st.fixed_dictionaries(
-                {},
-                optional={
-                    "image_id": ANYTHING,
-                    "annotations": st.lists(
-                        st.fixed_dictionaries(
-                            {},
-                            optional={
-                                "bbox": st.lists(st.floats(-50, 50), min_size=4, max_size=4) | ANYTHING,
-                                "category_id": st.integers(0, 5) | ANYTHING,
-                                "area": st.floats(0, 50) | ANYTHING,
-                                "iscrowd": st.sampled_from([0, 1]),
-                            },
-                        )
-                        | ANYTHING,
-                        max_size=3,
-                    )
-                    | ANYTHING,
-                },
-            )
-            | ANYTHING
-        }
-    ),
-)
-
-
-@pytest.mark.fuzz
-@given(LABELS)
-def test_labels_are_read_or_refused(labels):
-    processor = RadioImageProcessor(size=(32, 48))
-    inputs = outcome(lambda: processor(Image.new("RGB", (64, 33)), return_tensors="pt", **labels))
-    if isinstance(inputs, str):
-        return
-    if labels.get("segmentation_maps") is not None:
-        assert inputs["labels"].shape == (1, 32, 48)
-    elif labels.get("annotations") is not None:
-        assert inputs["labels"][0]["boxes"].isfinite().all()
-        assert len(inputs["labels"][0]["boxes"]) == len(inputs["labels"][0]["class_labels"])
-
-
 @st.composite
 def damaged_files(draw):
     """Files of every format with bytes that are changed, taken out, put in or cut off, mostly at the beginning."""
