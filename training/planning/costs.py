@@ -98,10 +98,9 @@ def choose_cards(gpu: str | None) -> list[Card]:
         return [CARDS[name]]
     try:
         peak_tflops, memory_gib = map(float, numbers)
-        is_valid = 0 < peak_tflops < math.inf and 0 < memory_gib < math.inf
     except ValueError:
-        is_valid = False
-    if not is_valid:
+        peak_tflops = memory_gib = math.nan
+    if not (0 < peak_tflops < math.inf and 0 < memory_gib < math.inf):
         raise SettingsError(f"`gpu` must be a known card or NAME:TFLOPS:GIB with two numbers above 0, got {gpu!r}.")
     return [Card(name, 1e12 * peak_tflops, memory_gib, "given")]
 
