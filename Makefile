@@ -67,7 +67,7 @@ consumers: $(VENV)/installed-dev  ## libraries and engines from PyPI on tiny mod
 # The package as it is installed, made of links: type checkers and the site do not follow `modeling_radio.__path__` of a clone.
 types:
 	rm -rf build/types && mkdir -p build/types/modeling_radio && cd build/types/modeling_radio && \
-		ln -s ../../../modeling_radio/* ../../../api ../../../conversion ../../../core ../../../demo ../../../evaluation ../../../extraction ../../../figures ../../../metrics ../../../model_cards ../../../prediction ../../../publishing ../../../serving ../../../studies ../../../training ../../../tuning .
+		ln -s ../../../modeling_radio/* ../../../api ../../../conversion ../../../core ../../../data ../../../demo ../../../evaluation ../../../extraction ../../../figures ../../../metrics ../../../model_cards ../../../prediction ../../../publishing ../../../serving ../../../studies ../../../training ../../../tuning .
 
 lint: $(VENV)/installed-dev types  ## linters and types alone
 	$(BIN)/ruff check

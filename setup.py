@@ -13,6 +13,7 @@ FOLDERS = (
     "api",
     "conversion",
     "core",
+    "data",
     "demo",
     "evaluation",
     "extraction",

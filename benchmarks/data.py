@@ -31,9 +31,9 @@ from tqdm import tqdm
 from benchmarks.measuring import MeasuringSettings, Row, Turns, report, take_turns
 from modeling_radio import RadioImageProcessor
 from modeling_radio.core.files import cache_dir
+from modeling_radio.data.decoding import EncodedImage, UnusableImageError, image_size
+from modeling_radio.data.training_images import build_training_images
 from modeling_radio.demo.assets import load_demo_assets
-from modeling_radio.training.data.decoding import EncodedImage, UnusableImageError, image_size
-from modeling_radio.training.data.training_images import build_training_images
 from modeling_radio.training.recipes.recipe import Recipe, load_recipe
 from modeling_radio.training.views.crops import STUDENT, CropSpec
 from modeling_radio.training.views.loaders import PartitionStreams, build_view_loader

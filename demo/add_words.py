@@ -26,12 +26,12 @@ from modeling_radio.core.checkpoints import MODEL_FOLDER, open_checkpoint
 from modeling_radio.core.command_line import Command, recorded_command
 from modeling_radio.core.files import check_output, write_folder
 from modeling_radio.core.timing import Clock, ProgressBar, describe_run
+from modeling_radio.data.training_images import build_images, render
 from modeling_radio.demo.teachers import EfficientNetLiteTeacher
 from modeling_radio.evaluation.data_tables import imagenet_class_names
 from modeling_radio.evaluation.models.pretrained import MAX_LENGTH, SENTENCE_PACKAGE, SentenceEncoder
 from modeling_radio.metrics.results import Results, Source
 from modeling_radio.model_cards.build import write_card
-from modeling_radio.training.data.training_images import build_images, render
 from modeling_radio.training.recipes.recipe import Recipe, RecipeCommand, RecipeError, TeacherRecipe
 from modeling_radio.training.student.provenance import teacher_sources
 from modeling_radio.training.teachers.registry import build_teachers

@@ -26,9 +26,9 @@ from modeling_radio.core.packages import (
     read_packages,
 )
 from modeling_radio.core.tables import counted
+from modeling_radio.data.image_table import Split
 from modeling_radio.metrics.results import Source
 from modeling_radio.model_cards.metadata import ABOUT_TRAINING
-from modeling_radio.training.data.image_table import Split
 
 
 logger = logging.getLogger(__name__)

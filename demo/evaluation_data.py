@@ -12,6 +12,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from modeling_radio.core.settings import hash_of
+from modeling_radio.data.decoding import to_tensor
+from modeling_radio.data.training_images import build_images, render
 from modeling_radio.demo.assets import DemoAssets, Photograph, data_sources, load_demo_assets
 from modeling_radio.demo.images import (
     ClassificationSet,
@@ -22,8 +24,6 @@ from modeling_radio.demo.images import (
 )
 from modeling_radio.evaluation.data import Examples, Kind, Part, Stacked, check_kind, tensor_fingerprint
 from modeling_radio.metrics.results import Source
-from modeling_radio.training.data.decoding import to_tensor
-from modeling_radio.training.data.training_images import build_images, render
 
 
 NUM_UNLABELED = 256

@@ -17,6 +17,9 @@ from torch import Tensor
 
 from modeling_radio.checks_radio import check_choice
 from modeling_radio.core.files import write_folder
+from modeling_radio.data.decoding import to_tensor
+from modeling_radio.data.image_table import SPLITS, Images, Split
+from modeling_radio.data.made_images import MadeImages
 from modeling_radio.demo.assets import (
     EMOJI_CLASSES,
     PERMISSIVE_SOURCE,
@@ -30,9 +33,6 @@ from modeling_radio.demo.assets import (
     read_clip_art,
 )
 from modeling_radio.metrics.results import Source
-from modeling_radio.training.data.decoding import to_tensor
-from modeling_radio.training.data.image_table import SPLITS, Images, Split
-from modeling_radio.training.data.made_images import MadeImages
 
 
 # Our choices: large enough for images of 512 px, small enough that everything takes about 250 MB.

@@ -18,13 +18,13 @@ from torch.nn import functional as F
 from modeling_radio import RadioForImageClassification, RadioImageProcessor, RadioModel
 from modeling_radio.checks_radio import read_json
 from modeling_radio.core.files import write_folder, write_text
+from modeling_radio.data.training_images import build_images, render
 from modeling_radio.demo.add_words import BATCH_SIZE, ridge
 from modeling_radio.demo.teachers import EfficientNetLiteTeacher
 from modeling_radio.hub_radio import SOURCE_FILES
 from modeling_radio.model_cards.build import write_card
 from modeling_radio.model_cards.licenses import License
 from modeling_radio.model_cards.lineage import Lineage
-from modeling_radio.training.data.training_images import build_images, render
 from modeling_radio.training.student.parameters import SUMMARY_QUERIES
 
 

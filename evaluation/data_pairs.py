@@ -17,6 +17,7 @@ from torchvision.transforms.v2.functional import InterpolationMode, center_crop,
 
 from modeling_radio.core.seeds import make_generator
 from modeling_radio.core.settings import hash_of
+from modeling_radio.data.decoding import to_tensor
 from modeling_radio.evaluation.data import Examples, ImagePair, groups_of
 from modeling_radio.evaluation.public_sets import (
     OTHER_SETS,
@@ -28,7 +29,6 @@ from modeling_radio.evaluation.public_sets import (
     read_json,
     size_of_image_file,
 )
-from modeling_radio.training.data.decoding import to_tensor
 
 
 SPAIR, NAVI = OTHER_SETS["spair"], OTHER_SETS["navi"]

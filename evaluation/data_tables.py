@@ -17,18 +17,9 @@ from modeling_radio.core.imports import find_function
 from modeling_radio.core.seeds import make_generator
 from modeling_radio.core.settings import hash_of, read_yaml
 from modeling_radio.core.timing import ProgressBar
-from modeling_radio.evaluation.data import KINDS, EvaluationData, Examples, Kind, Part, check_kind, groups_of
-from modeling_radio.evaluation.data_captions import FILES, open_captions
-from modeling_radio.evaluation.data_concepts import open_saco
-from modeling_radio.evaluation.data_nyu import open_nyu
-from modeling_radio.evaluation.data_pairs import open_navi, open_spair
-from modeling_radio.evaluation.public_sets import OTHER_SETS, MaskSet, PublicPart, public_sets
-from modeling_radio.evaluation.settings import CLASS_LAYOUTS, IMAGENET, NAMED_SETS, DataOptions, is_named_set
-from modeling_radio.metrics.dense import IGNORE_INDEX
-from modeling_radio.metrics.results import Source
-from modeling_radio.training.data.decoding import EncodedImage, UnusableImageError, decode_rgb, image_size, to_tensor
-from modeling_radio.training.data.image_folder import files_fingerprint
-from modeling_radio.training.data.labeled.folders import (
+from modeling_radio.data.decoding import EncodedImage, UnusableImageError, decode_rgb, image_size, to_tensor
+from modeling_radio.data.image_folder import files_fingerprint
+from modeling_radio.data.labeled.folders import (
     DEPTH_FOLDERS,
     IMAGE_FOLDERS,
     MASK_FOLDERS,
@@ -41,8 +32,8 @@ from modeling_radio.training.data.labeled.folders import (
     read_depth_folder,
     read_mask_folder,
 )
-from modeling_radio.training.data.labeled.labels import find_problem_type, number_classes, read_depth, read_mask
-from modeling_radio.training.data.labeled.tables import (
+from modeling_radio.data.labeled.labels import find_problem_type, number_classes, read_depth, read_mask
+from modeling_radio.data.labeled.tables import (
     IMAGE_COLUMNS,
     choose_column,
     encoded,
@@ -53,7 +44,16 @@ from modeling_radio.training.data.labeled.tables import (
     readable_tables,
     with_columns,
 )
-from modeling_radio.training.data.sources import ImageColumn, check_named_file, public_name
+from modeling_radio.data.sources import ImageColumn, check_named_file, public_name
+from modeling_radio.evaluation.data import KINDS, EvaluationData, Examples, Kind, Part, check_kind, groups_of
+from modeling_radio.evaluation.data_captions import FILES, open_captions
+from modeling_radio.evaluation.data_concepts import open_saco
+from modeling_radio.evaluation.data_nyu import open_nyu
+from modeling_radio.evaluation.data_pairs import open_navi, open_spair
+from modeling_radio.evaluation.public_sets import OTHER_SETS, MaskSet, PublicPart, public_sets
+from modeling_radio.evaluation.settings import CLASS_LAYOUTS, IMAGENET, NAMED_SETS, DataOptions, is_named_set
+from modeling_radio.metrics.dense import IGNORE_INDEX
+from modeling_radio.metrics.results import Source
 
 
 if TYPE_CHECKING:

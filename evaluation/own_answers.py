@@ -20,6 +20,8 @@ from modeling_radio.core.ranks import device_of_process, rank_and_count
 from modeling_radio.core.settings import TileOptions, hash_of
 from modeling_radio.core.timing import Clock, describe_run
 from modeling_radio.core.trust import check_parts
+from modeling_radio.data.labeled.tables import image_paths
+from modeling_radio.data.sources import public_name
 from modeling_radio.evaluation.data_tables import choose_rows, path_within, table_state
 from modeling_radio.evaluation.models.radio import AUTOCAST_TYPES, tiles_of
 from modeling_radio.evaluation.models.teachers import network_fingerprint
@@ -40,8 +42,6 @@ from modeling_radio.metrics.tallies import (
 )
 from modeling_radio.model_cards.lineage import Lineage
 from modeling_radio.tasks_radio import TASKS
-from modeling_radio.training.data.labeled.tables import image_paths
-from modeling_radio.training.data.sources import public_name
 from modeling_radio.tuning.data import LabeledImages, Sample, build_transform, load_images, load_measured
 from modeling_radio.tuning.error_analysis import (
     CONFUSION,

@@ -16,10 +16,7 @@ from torch import Tensor
 
 from modeling_radio.core.errors import first_few
 from modeling_radio.core.settings import hash_of, read_yaml
-from modeling_radio.evaluation.data import Examples, Kind, Part, check_kind
-from modeling_radio.metrics.dense import IGNORE_INDEX
-from modeling_radio.metrics.results import Source
-from modeling_radio.training.data.decoding import (
+from modeling_radio.data.decoding import (
     EncodedImage,
     UnusableImageError,
     decode_rgb,
@@ -27,8 +24,11 @@ from modeling_radio.training.data.decoding import (
     load_image,
     to_tensor,
 )
-from modeling_radio.training.data.image_folder import files_fingerprint
-from modeling_radio.training.data.labeled.folders import VALIDATION, Tables, read_names, table_of_pairs
+from modeling_radio.data.image_folder import files_fingerprint
+from modeling_radio.data.labeled.folders import VALIDATION, Tables, read_names, table_of_pairs
+from modeling_radio.evaluation.data import Examples, Kind, Part, check_kind
+from modeling_radio.metrics.dense import IGNORE_INDEX
+from modeling_radio.metrics.results import Source
 
 
 T = TypeVar("T")

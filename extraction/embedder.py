@@ -15,13 +15,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from modeling_radio.checks_radio import check_choice, integer, optional, own_names
 from modeling_radio.core.ranks import device_of_process
+from modeling_radio.data.decoding import EncodedImage, UnusableImageError, decode_rgb, to_tensor
 from modeling_radio.evaluation.data import ByNumber
 from modeling_radio.evaluation.features import Wanted, encode_batches, encode_each
 from modeling_radio.evaluation.models.radio import AUTOCAST_TYPES, RadioFeatures, open_radio
 from modeling_radio.extraction.columns import FEATURES, SUMMARY, stored
 from modeling_radio.image_processing_radio import UNREADABLE, to_eight_bits
 from modeling_radio.metrics.feature_model import TextModel
-from modeling_radio.training.data.decoding import EncodedImage, UnusableImageError, decode_rgb, to_tensor
 from modeling_radio.views_radio import ViewOptions
 
 

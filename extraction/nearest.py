@@ -19,6 +19,8 @@ from modeling_radio.core.files import hash_file, one_line_errors
 from modeling_radio.core.ranks import device_of_process
 from modeling_radio.core.settings import hash_of
 from modeling_radio.core.tables import markdown, plain_cell
+from modeling_radio.data.decoding import EncodedImage, UnusableImageError, decode_rgb, to_tensor
+from modeling_radio.data.image_folder import IMAGE_SUFFIXES
 from modeling_radio.evaluation.features import Wanted, encode_each
 from modeling_radio.evaluation.models.radio import AUTOCAST_TYPES, RadioFeatures, open_radio, tiles_of
 from modeling_radio.extraction.columns import ID, MEAN_FEATURES, SCALE, SUMMARY, restored
@@ -38,8 +40,6 @@ from modeling_radio.extraction.source import open_source
 from modeling_radio.extraction.store import Store
 from modeling_radio.figures.page import CaptionedImage, ImageRow, Section, check_page, write_page
 from modeling_radio.metrics.feature_model import TextModel
-from modeling_radio.training.data.decoding import EncodedImage, UnusableImageError, decode_rgb, to_tensor
-from modeling_radio.training.data.image_folder import IMAGE_SUFFIXES
 
 
 FOLDER = "index"

@@ -19,6 +19,8 @@ from modeling_radio.core.ranks import device_of_process, of_all_ranks, on_first_
 from modeling_radio.core.seeds import make_generator
 from modeling_radio.core.settings import hash_of
 from modeling_radio.core.tables import counted
+from modeling_radio.data.labeled.folders import TRAIN
+from modeling_radio.data.sources import public_name
 from modeling_radio.evaluation.models.radio import tiles_of
 from modeling_radio.extraction.claims import WAIT_S, WORKERS, Claims
 from modeling_radio.extraction.columns import (
@@ -52,8 +54,6 @@ from modeling_radio.extraction.shards import (
 from modeling_radio.extraction.source import ImageBatch, SourceSplit, open_source
 from modeling_radio.extraction.store import Store
 from modeling_radio.extraction.streamed import StreamedSplit
-from modeling_radio.training.data.labeled.folders import TRAIN
-from modeling_radio.training.data.sources import public_name
 
 
 if TYPE_CHECKING:

@@ -14,6 +14,24 @@ from torchvision.transforms.v2.functional import to_pil_image
 from modeling_radio.checks_radio import check_choice
 from modeling_radio.core.errors import first_few
 from modeling_radio.core.settings import hash_of
+from modeling_radio.data.labeled.folders import (
+    DEPTH_FOLDERS,
+    IMAGE_FOLDERS,
+    MASK_FOLDERS,
+    SplitNames,
+    Tables,
+    holds,
+    read_depth_folder,
+    read_mask_folder,
+)
+from modeling_radio.data.labeled.tables import (
+    IMAGE_COLUMNS,
+    choose_column,
+    image_paths,
+    open_class_folders,
+    open_tables,
+    readable_tables,
+)
 from modeling_radio.evaluation.data_tables import (
     COLUMNS,
     DecodedImages,
@@ -26,24 +44,6 @@ from modeling_radio.evaluation.features import batches_between
 from modeling_radio.evaluation.settings import DataOptions, is_named_set
 from modeling_radio.extraction.settings import SourceSettings
 from modeling_radio.extraction.shards import Shard, plan_shards
-from modeling_radio.training.data.labeled.folders import (
-    DEPTH_FOLDERS,
-    IMAGE_FOLDERS,
-    MASK_FOLDERS,
-    SplitNames,
-    Tables,
-    holds,
-    read_depth_folder,
-    read_mask_folder,
-)
-from modeling_radio.training.data.labeled.tables import (
-    IMAGE_COLUMNS,
-    choose_column,
-    image_paths,
-    open_class_folders,
-    open_tables,
-    readable_tables,
-)
 
 
 if TYPE_CHECKING:

@@ -13,13 +13,10 @@ from torch import Tensor
 from modeling_radio.checks_radio import check_choice
 from modeling_radio.core.errors import without_secrets
 from modeling_radio.core.settings import hash_of
-from modeling_radio.extraction.settings import SourceSettings
-from modeling_radio.extraction.shards import Shard, plan_streamed
-from modeling_radio.extraction.source import ImageBatch, kept_columns
-from modeling_radio.training.data.decoding import EncodedImage, UnusableImageError, decode_rgb, to_tensor
-from modeling_radio.training.data.labeled.folders import TRAIN
-from modeling_radio.training.data.labeled.tables import IMAGE_COLUMNS, choose_column
-from modeling_radio.training.data.sources import (
+from modeling_radio.data.decoding import EncodedImage, UnusableImageError, decode_rgb, to_tensor
+from modeling_radio.data.labeled.folders import TRAIN
+from modeling_radio.data.labeled.tables import IMAGE_COLUMNS, choose_column
+from modeling_radio.data.sources import (
     ImageColumn,
     first_fields,
     in_one_line,
@@ -28,6 +25,9 @@ from modeling_radio.training.data.sources import (
     names_of_files,
     samples,
 )
+from modeling_radio.extraction.settings import SourceSettings
+from modeling_radio.extraction.shards import Shard, plan_streamed
+from modeling_radio.extraction.source import ImageBatch, kept_columns
 
 
 if TYPE_CHECKING:

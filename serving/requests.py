@@ -210,7 +210,7 @@ def read_image(body: SpooledTemporaryFile, max_pixels: int) -> Any:
     """Return the decoded image; Pillow refuses one that is too large."""
     from fastapi import HTTPException
 
-    from modeling_radio.training.data.decoding import EncodedImage, UnusableImageError, decode_rgb
+    from modeling_radio.data.decoding import EncodedImage, UnusableImageError, decode_rgb
 
     body.seek(0)
     encoded = EncodedImage("the body", body.read())

@@ -15,6 +15,8 @@ from torch.nn import functional as F
 from modeling_radio import RadioModel
 from modeling_radio.core.files import cache_dir
 from modeling_radio.core.interruption import TrainingDivergedError
+from modeling_radio.data.made_images import open_made_images
+from modeling_radio.data.training_images import build_images, render
 from modeling_radio.evaluation.data import EvaluationData, Stacked, groups_of, tensor_fingerprint
 from modeling_radio.evaluation.data_tables import TableData
 from modeling_radio.evaluation.features import FeatureStore, StoredFeatures, Wanted
@@ -38,8 +40,6 @@ from modeling_radio.studies.study import (
     SUMMARY,
     OpenedStudy,
 )
-from modeling_radio.training.data.made_images import open_made_images
-from modeling_radio.training.data.training_images import build_images, render
 from modeling_radio.training.distillation.held_out import ViewPair
 from modeling_radio.training.losses.alignment import on_larger_grid
 from modeling_radio.training.losses.fidelity import fixed_pattern_energy, map_agreement, shift_error

@@ -19,10 +19,9 @@ from torchvision.transforms import v2
 
 from modeling_radio.core.ranks import on_first_rank
 from modeling_radio.core.seeds import derive_seed
-from modeling_radio.heads_radio import ProblemType
-from modeling_radio.training.data.decoding import SkippedImages
-from modeling_radio.training.data.labeled.coco import holds_coco, read_coco
-from modeling_radio.training.data.labeled.folders import (
+from modeling_radio.data.decoding import SkippedImages
+from modeling_radio.data.labeled.coco import holds_coco, read_coco
+from modeling_radio.data.labeled.folders import (
     SPLIT_NAMES,
     TRAIN,
     VALIDATION,
@@ -32,7 +31,7 @@ from modeling_radio.training.data.labeled.folders import (
     read_depth_folder,
     read_mask_folder,
 )
-from modeling_radio.training.data.labeled.labels import (
+from modeling_radio.data.labeled.labels import (
     LabelReader,
     check_numbers,
     find_problem_type,
@@ -42,7 +41,7 @@ from modeling_radio.training.data.labeled.labels import (
     stated_categories,
     stated_names,
 )
-from modeling_radio.training.data.labeled.tables import (
+from modeling_radio.data.labeled.tables import (
     IMAGE_COLUMNS,
     choose_column,
     damaged_rows,
@@ -52,7 +51,8 @@ from modeling_radio.training.data.labeled.tables import (
     readable_tables,
     with_columns,
 )
-from modeling_radio.training.data.sources import ImageColumn, is_listed
+from modeling_radio.data.sources import ImageColumn, is_listed
+from modeling_radio.heads_radio import ProblemType
 from modeling_radio.tuning.channels import clamped, jittered, open_array_folders, with_paths
 from modeling_radio.tuning.settings import BALANCED, FinetuneSettings
 

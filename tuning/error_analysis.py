@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2.functional import to_pil_image
 
 from modeling_radio.core.files import write_file, write_folder
+from modeling_radio.data.labeled.tables import read_row
 from modeling_radio.figures.style import on_any_background
-from modeling_radio.training.data.labeled.tables import read_row
 from modeling_radio.tuning.channels import shown_in_rgb
 from modeling_radio.tuning.tasks.base import Evidence, FinetuningTask, ModelInputs, Ranking, TableExamples, join
 

@@ -12,11 +12,11 @@ from typing import Any
 from modeling_radio.core.command_line import recorded_command
 from modeling_radio.core.hub import find_folder
 from modeling_radio.core.timing import Clock, describe_run
+from modeling_radio.data.sources import public_name
 from modeling_radio.metrics.results import STUDENT, Measurement, Results, Source
 from modeling_radio.model_cards.build import RESULTS
 from modeling_radio.model_cards.lineage import Lineage
 from modeling_radio.model_cards.metadata import ABOUT_TRAINING
-from modeling_radio.training.data.sources import public_name
 from modeling_radio.training.student.provenance import started_from
 from modeling_radio.tuning.settings import FinetuneSettings
 from modeling_radio.tuning.tasks.base import FinetuningTask

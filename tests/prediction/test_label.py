@@ -12,11 +12,11 @@ from transformers import Sam3ImageProcessor, Sam3Model, Sam3Processor
 
 from modeling_radio.api import label
 from modeling_radio.core.opening import open_model
+from modeling_radio.data.labeled.coco import read_coco
 from modeling_radio.pipelines_radio import RadioZeroShotObjectDetectionPipeline
 from modeling_radio.prediction.answers import box_of, mask_of
 from modeling_radio.prediction.label import LabelSettings, main
 from modeling_radio.prediction.words import label_all
-from modeling_radio.training.data.labeled.coco import read_coco
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import pytest
 from image_files import FILES, PICTURE, damaged_files, encode
 from image_readers import READERS, pixels_of, readers_of
 
-from modeling_radio.training.data.decoding import EncodedImage, image_size
-from modeling_radio.training.data.labeled.labels import read_depth
+from modeling_radio.data.decoding import EncodedImage, image_size
+from modeling_radio.data.labeled.labels import read_depth
 
 
 @pytest.mark.parametrize("name", FILES)

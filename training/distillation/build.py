@@ -15,8 +15,8 @@ from modeling_radio import RadioModel
 from modeling_radio.core.files import write_text
 from modeling_radio.core.interruption import StopRequest
 from modeling_radio.core.ranks import on_first_rank, wait_for_ranks
+from modeling_radio.data.image_table import Images
 from modeling_radio.model_cards.lineage import Lineage
-from modeling_radio.training.data.image_table import Images
 from modeling_radio.training.distillation import inputs
 from modeling_radio.training.distillation.cpu import parallel_passes
 from modeling_radio.training.distillation.hooks import build_hooks, build_options, extended

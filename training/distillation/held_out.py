@@ -15,12 +15,12 @@ from torch.nn import functional as F
 
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.core.seeds import make_generator
+from modeling_radio.data.sources import is_image_folder
+from modeling_radio.data.training_images import build_images
 from modeling_radio.figures.features import PcaBasis, fit_pca_basis
 from modeling_radio.figures.rows import FigureRow, adaptor_row, draw_rows, photograph_row, teacher_row
 from modeling_radio.metrics.feature_model import Features
 from modeling_radio.metrics.representation import effective_rank
-from modeling_radio.training.data.sources import is_image_folder
-from modeling_radio.training.data.training_images import build_images
 from modeling_radio.training.losses.fidelity import (
     adaptor_fidelity,
     feature_consistency,

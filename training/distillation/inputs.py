@@ -22,9 +22,9 @@ from modeling_radio.core.ranks import (
     rank_and_count,
     wait_for_ranks,
 )
-from modeling_radio.training.data.image_table import Images
-from modeling_radio.training.data.sources import stream_fingerprint
-from modeling_radio.training.data.training_images import build_training_images
+from modeling_radio.data.image_table import Images
+from modeling_radio.data.sources import stream_fingerprint
+from modeling_radio.data.training_images import build_training_images
 from modeling_radio.training.distillation.tracking import describe_left_out, left_out_of, write_data_record
 from modeling_radio.training.planning.costs import Networks
 from modeling_radio.training.planning.memory import GIB, fitting_parts, has_auto, with_parts

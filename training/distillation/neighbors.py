@@ -12,9 +12,9 @@ from torch import Tensor
 
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.core.ranks import on_first_rank, sum_over_ranks
+from modeling_radio.data.decoding import EncodedImage, SkippedImages, crop_to_shape, decode_rgb, to_tensor
+from modeling_radio.data.image_folder import image_files, is_hidden
 from modeling_radio.metrics.knn import knn_accuracy
-from modeling_radio.training.data.decoding import EncodedImage, SkippedImages, crop_to_shape, decode_rgb, to_tensor
-from modeling_radio.training.data.image_folder import image_files, is_hidden
 from modeling_radio.training.recipes.recipe import Recipe, RecipeError
 from modeling_radio.training.student.foreign import global_window
 from modeling_radio.training.student.sharding import reshard

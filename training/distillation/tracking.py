@@ -26,8 +26,8 @@ from modeling_radio.checks_radio import check_choice
 from modeling_radio.core.files import WriteError, write_text
 from modeling_radio.core.ranks import mean_over_ranks, on_first_rank
 from modeling_radio.core.timing import ProgressBar
+from modeling_radio.data.image_table import Images
 from modeling_radio.figures.progress import draw_progress
-from modeling_radio.training.data.image_table import Images
 from modeling_radio.training.recipes.recipe import LoggingRecipe, Recipe, RecipeError
 
 

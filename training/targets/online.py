@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modeling_radio.training.data.decoding import ImageSize
-from modeling_radio.training.data.image_table import Images
+from modeling_radio.data.decoding import ImageSize
+from modeling_radio.data.image_table import Images
 from modeling_radio.training.recipes.recipe import Recipe
 from modeling_radio.training.targets.examples import Example, OwnImages, Target
 from modeling_radio.training.teachers.base import Teacher, by_network, split_output

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from modeling_radio.core.files import write_folder, write_text
 from modeling_radio.core.settings import Settings, SettingsError, require
-from modeling_radio.training.data.decoding import ImageSize
+from modeling_radio.data.decoding import ImageSize
 from modeling_radio.training.teachers.outputs import TeacherOutput
 from modeling_radio.training.teachers.run_modes import FixedMode, RunNetwork
 

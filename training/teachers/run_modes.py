@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from modeling_radio.checks_radio import round_to_step
-from modeling_radio.training.data.decoding import ImageSize
+from modeling_radio.data.decoding import ImageSize
 from modeling_radio.training.recipes.sections import RunOptions
 from modeling_radio.training.teachers.outputs import TeacherOutput, teacher_error
 

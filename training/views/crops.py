@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from modeling_radio.training.data.decoding import DRAFT_GAP, ImageSize, to_tensor
+from modeling_radio.data.decoding import DRAFT_GAP, ImageSize, to_tensor
 from modeling_radio.training.losses.alignment import Alignment, Sides
 from modeling_radio.training.recipes.recipe import PartitionRecipe, Recipe, RecipeError, ViewsRecipe
 from modeling_radio.training.recipes.sections import RGB

@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from modeling_radio.core.interruption import ignore_stop_signals
 from modeling_radio.core.seeds import derive_seed
-from modeling_radio.training.data.decoding import EncodedImage, LeastScale, SkippedImages, to_tensor
-from modeling_radio.training.data.image_stream import ImageStream, open_image_stream
-from modeling_radio.training.data.image_table import Images
+from modeling_radio.data.decoding import EncodedImage, LeastScale, SkippedImages, to_tensor
+from modeling_radio.data.image_stream import ImageStream, open_image_stream
+from modeling_radio.data.image_table import Images
 from modeling_radio.training.recipes.recipe import Recipe
 from modeling_radio.training.views.crops import CropsBatch, CropSpec, GroupCrops, cut_crops, least_scale
 from modeling_radio.training.views.dealing import divide_ranks

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from modeling_radio.core.seeds import make_generator
-from modeling_radio.training.data.image_table import Images
+from modeling_radio.data.image_table import Images
 from modeling_radio.training.recipes.recipe import PartitionRecipe, Recipe, RecipeError
 from modeling_radio.training.views.dealing import (
     FEW_IMAGES,

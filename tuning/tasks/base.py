@@ -21,10 +21,10 @@ from transformers import PreTrainedTokenizerBase
 from modeling_radio import RadioConfig, RadioPreTrainedModel
 from modeling_radio.checks_radio import Resolution
 from modeling_radio.core.seeds import derive_seed
+from modeling_radio.data.arrays import read_channels
+from modeling_radio.data.labeled.tables import encoded, read_row
 from modeling_radio.heads_radio import ProblemType
 from modeling_radio.image_processing_radio import RadioImageProcessor, to_eight_bits
-from modeling_radio.training.data.arrays import read_channels
-from modeling_radio.training.data.labeled.tables import encoded, read_row
 from modeling_radio.tuning.data import (
     LabeledImages,
     LabeledStream,

@@ -7,7 +7,7 @@ import torch
 from small_recipes import small_recipe
 from torch import Tensor, nn
 
-from modeling_radio.training.data import image_table
+from modeling_radio.data import image_table
 from modeling_radio.training.distillation.step import mesa_loss
 from modeling_radio.training.losses.alignment import Alignment
 from modeling_radio.training.recipes.recipe import MesaRecipe, Recipe, ViewsRecipe

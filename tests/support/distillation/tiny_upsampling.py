@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modeling_radio.training.data.image_table import Images
+from modeling_radio.data.image_table import Images
 from modeling_radio.training.recipes.sections import DataRecipe, RunOptions
 from modeling_radio.training.teachers.base import Teacher
 from modeling_radio.training.teachers.featsharp import UpsampledTeacher

@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from modeling_radio.training.data.decoding import EncodedImage
+from modeling_radio.data.decoding import EncodedImage
 
 
 def picture(seed: int, width: int = 96, height: int = 64) -> Image.Image:

@@ -15,8 +15,8 @@ from torch import Tensor
 from modeling_radio.nvidia.tensors import fold_spectral
 
 
-REFERENCE = Path(__file__).parents[2] / "data" / "reference"
-STAND_IN = REFERENCE.parent / "nvidia_stand_in"
+REFERENCE = Path(__file__).parents[2] / "reference"
+STAND_IN = REFERENCE / "nvidia_stand_in"
 """Remote code in place of NVIDIA's: our own words, its names."""
 HUB_PREFIXES = {
     "base_model.": "radio_model.model.",

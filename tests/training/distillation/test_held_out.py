@@ -18,9 +18,9 @@ from torch import Tensor
 
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.core.files import write_text
+from modeling_radio.data.training_images import build_images
 from modeling_radio.figures.rows import CELL_INCHES, DPI, GAP_INCHES, LABEL_INCHES
 from modeling_radio.metrics.representation import effective_rank
-from modeling_radio.training.data.training_images import build_images
 from modeling_radio.training.distillation import neighbors, tracking
 from modeling_radio.training.distillation.held_out import (
     HeldOutFigures,

@@ -17,7 +17,7 @@ from two_forks import run_two_forks
 import modeling_radio.training.teachers.registry
 from modeling_radio.core.interruption import Interrupted, OutOfTime, StopRequest
 from modeling_radio.core.ranks import set_timeout
-from modeling_radio.training.data import training_images
+from modeling_radio.data import training_images
 from modeling_radio.training.distillation import inputs
 from modeling_radio.training.distillation.inputs import (
     check_image_sizes,

@@ -35,7 +35,7 @@ from tiny_distillation import (
 from torch import Tensor
 from transformers import ViTConfig, ViTModel
 
-import modeling_radio.training.data.training_images
+import modeling_radio.data.training_images
 import modeling_radio.training.teachers.registry
 from modeling_radio import RadioModel
 from modeling_radio.core.files import RUN_FILE, WriteError
@@ -554,9 +554,7 @@ def test_data_that_changed_between_two_sessions_are_told(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(
-        inputs, "build_training_images", modeling_radio.training.data.training_images.build_training_images
-    )
+    monkeypatch.setattr(inputs, "build_training_images", modeling_radio.data.training_images.build_training_images)
     folder = Path(write_source(kind, 6))
     settings = (f"data={{source: {folder}, num_images: null, shuffle_buffer: 4, streaming: {streaming}}}",)
     distil(recipe_file, "run", *settings, stop_at=1)

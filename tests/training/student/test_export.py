@@ -24,7 +24,7 @@ from modeling_radio.training.student.regularizers import add_damp, add_spectral_
 from modeling_radio.training.targets.phi_s import PhiS
 
 
-REFERENCE = Path(__file__).parents[2] / "data/reference"
+REFERENCE = Path(__file__).parents[2] / "reference"
 FINAL = ExportRecipe(feature_normalizer=True)
 BOTH = ExportRecipe(feature_normalizer=True, intermediate_normalizers="per_block")
 SHARED = ExportRecipe(intermediate_normalizers="shared")

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from modeling_radio.core.checked_tensors import DamagedFileError
 from modeling_radio.core.interruption import Interrupted
-from modeling_radio.training.data.image_folder import ImageFolder
-from modeling_radio.training.data.training_images import build_training_images
+from modeling_radio.data.image_folder import ImageFolder
+from modeling_radio.data.training_images import build_training_images
 from modeling_radio.training.recipes.recipe import DataRecipe, Recipe, RecipeError, TeacherRecipe, ViewsRecipe
 from modeling_radio.training.targets import feature_cache
 from modeling_radio.training.targets.feature_cache import (

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from small_recipes import small_recipe
 
-from modeling_radio.training.data.training_images import build_training_images
+from modeling_radio.data.training_images import build_training_images
 from modeling_radio.training.recipes.recipe import Recipe, RecipeError
 from modeling_radio.training.views.crops import STUDENT, Crops, CropSpec, cut_crops, least_scale
 from modeling_radio.training.views.loaders import PartitionStreams, ViewLoader, build_view_loader

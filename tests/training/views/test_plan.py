@@ -8,7 +8,7 @@ from small_recipes import small_recipe
 
 from modeling_radio import RadioConfig
 from modeling_radio.core.seeds import make_generator
-from modeling_radio.training.data.image_table import Images
+from modeling_radio.data.image_table import Images
 from modeling_radio.training.recipes.recipe import PartitionRecipe, Recipe, RecipeError, load_recipe, stage_recipes
 from modeling_radio.training.views import plan
 from modeling_radio.training.views.dealing import (

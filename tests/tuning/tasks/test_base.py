@@ -9,7 +9,7 @@ from PIL import Image
 from tiny_tuning import build_task, load, picture, save_labels, save_shards
 from torchvision import tv_tensors
 
-from modeling_radio.training.data.labeled.tables import read_row
+from modeling_radio.data.labeled.tables import read_row
 from modeling_radio.tuning.tasks.base import (
     Ranking,
     StreamedExamples,

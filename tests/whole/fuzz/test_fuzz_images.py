@@ -14,8 +14,8 @@ from PIL import Image
 
 from modeling_radio import RadioImageProcessor
 from modeling_radio.core.images import copy_image
+from modeling_radio.data.decoding import EncodedImage, UnusableImageError, decode_rgb, image_size
 from modeling_radio.image_processing_radio import UNREADABLE
-from modeling_radio.training.data.decoding import EncodedImage, UnusableImageError, decode_rgb, image_size
 
 
 MODES = ["1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "LA", "PA", "RGBX", "RGBa", "La"]

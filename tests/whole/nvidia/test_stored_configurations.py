@@ -1,7 +1,7 @@
 """Configurations of all presets and of NVIDIA's releases are the stored ones: no restructuring may move a value.
 
-`tests/data/configurations.json` holds the defaults of every field, and what differs from them by preset and by release.
-Change a number there only together with the sentence in the commit that says why.
+`tests/reference/configurations.json` holds the defaults of every field, and what differs from them by preset and by
+release. Change a number there only together with the sentence in the commit that says why.
 """
 
 import json
@@ -16,7 +16,7 @@ from modeling_radio.nvidia.sizes import build_config_fields
 from modeling_radio.nvidia.source import NvidiaCheckpoint
 
 
-STORED = json.loads((Path(__file__).parents[2] / "data" / "configurations.json").read_text())
+STORED = json.loads((Path(__file__).parents[2] / "reference" / "configurations.json").read_text())
 TEACHERS = {
     "v2": {"clip": True, "dino_v2": True, "sam": False},
     "v2.5": {"clip": True, "siglip": True, "dino_v2": True, "sam": False},

@@ -23,7 +23,7 @@ from safetensors.torch import save
 from torch import Tensor
 from two_processes import choose_sharding, let_accelerate_shard_on_cpus, log_file, ranks_at_work, read_logs
 
-from modeling_radio.training.data.training_images import build_training_images
+from modeling_radio.data.training_images import build_training_images
 from modeling_radio.training.distill import main
 from modeling_radio.training.distillation import checkpoints, inputs
 

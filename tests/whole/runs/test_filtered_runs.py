@@ -7,7 +7,7 @@ import pytest
 import tiny_distillation as tiny
 from photographs import flat, picture
 
-from modeling_radio.training.data import training_images as view_images
+from modeling_radio.data import training_images as view_images
 from modeling_radio.training.distillation import inputs
 
 

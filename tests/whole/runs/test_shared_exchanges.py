@@ -25,7 +25,7 @@ from two_processes import choose_sharding, let_accelerate_shard_on_cpus, run_pro
 
 from modeling_radio.core import ranks
 from modeling_radio.core.ranks import rank_and_count
-from modeling_radio.training.data.training_images import build_training_images
+from modeling_radio.data.training_images import build_training_images
 from modeling_radio.training.distillation import inputs, trainer
 
 

@@ -8,11 +8,11 @@ import sys
 import pytest
 from tiny_distillation import distil, write_command_recipe
 
+from modeling_radio.data.training_images import build_images
 from modeling_radio.evaluation.data_tables import open_data
 from modeling_radio.evaluation.evaluate import main as evaluate
 from modeling_radio.evaluation.settings import DataOptions
 from modeling_radio.metrics.results import Results
-from modeling_radio.training.data.training_images import build_images
 from modeling_radio.training.plan import main as plan
 from modeling_radio.training.teachers.registry import build_teacher
 

@@ -22,7 +22,7 @@ from modeling_radio.training.student.warm_start.radio import (
 )
 
 
-REFERENCE = Path(__file__).parents[3] / "data/reference"
+REFERENCE = Path(__file__).parents[3] / "reference"
 
 
 def adaptor(name: str, token_index: int, summary_dim: int | None = 4, feature_dim: int = 8) -> dict:

@@ -8,8 +8,8 @@ import torch
 from tiny_distillation import TinyTeacher, assert_same_tensors, distil, last_state
 from transformers import AutoImageProcessor, AutoModel
 
-from modeling_radio.training.data.arrays import measure_channels
-from modeling_radio.training.data.training_images import build_training_images
+from modeling_radio.data.arrays import measure_channels
+from modeling_radio.data.training_images import build_training_images
 from modeling_radio.training.distillation import inputs
 from modeling_radio.training.recipes.recipe import DataRecipe, RecipeError, load_recipe
 from modeling_radio.training.student.build import check_student_views

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modeling_radio.core.errors import first_few
-from modeling_radio.training.data.image_folder import MAX_NAMED, pillow_suffixes
+from modeling_radio.data.image_folder import MAX_NAMED, pillow_suffixes
 
 
 if TYPE_CHECKING:

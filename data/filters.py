@@ -23,8 +23,8 @@ from torch.utils.data import DataLoader, Dataset
 from modeling_radio.core.files import cache_dir, write_file
 from modeling_radio.core.settings import hash_of
 from modeling_radio.core.timing import ProgressBar
-from modeling_radio.training.data.decoding import EncodedImage, UnusableImageError, check_header, decode_rgb, image_size
-from modeling_radio.training.data.image_table import EncodedRows, Images, ImageTable
+from modeling_radio.data.decoding import EncodedImage, UnusableImageError, check_header, decode_rgb, image_size
+from modeling_radio.data.image_table import EncodedRows, Images, ImageTable
 from modeling_radio.training.recipes.recipe import DataRecipe, RecipeError
 from modeling_radio.training.recipes.sections import FiltersRecipe
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_radio.training.data import decoding
-from modeling_radio.training.data.decoding import (
+from modeling_radio.data import decoding
+from modeling_radio.data.decoding import (
     EncodedImage,
     SkippedImages,
     UnusableImageError,

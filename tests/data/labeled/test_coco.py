@@ -9,7 +9,7 @@ import pytest
 from tiny_tuning import load
 from tuning_fixtures import HEIGHT, RECTANGLE, WIDTH, save_image
 
-from modeling_radio.training.data.labeled.coco import holds_coco
+from modeling_radio.data.labeled.coco import holds_coco
 from modeling_radio.tuning.tasks.detection import decode_mask
 
 

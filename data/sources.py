@@ -21,8 +21,8 @@ from modeling_radio.checks_radio import check_choice, did_you_mean
 from modeling_radio.core.ids import HUB_PREFIX
 from modeling_radio.core.imports import is_object_path
 from modeling_radio.core.settings import hash_of
-from modeling_radio.training.data.decoding import EncodedImage, content_fingerprint
-from modeling_radio.training.data.image_folder import (
+from modeling_radio.data.decoding import EncodedImage, content_fingerprint
+from modeling_radio.data.image_folder import (
     BUILDERS,
     files_fingerprint,
     find_shards,
@@ -30,7 +30,7 @@ from modeling_radio.training.data.image_folder import (
     no_images_error,
     pillow_suffixes,
 )
-from modeling_radio.training.data.made_images import open_made_images
+from modeling_radio.data.made_images import open_made_images
 from modeling_radio.training.recipes.recipe import DataRecipe
 from modeling_radio.training.recipes.sections import IMAGE_SOURCES, SourceRecipe, is_made
 

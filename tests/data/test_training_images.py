@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from modeling_radio.training.data.training_images import build_training_images
+from modeling_radio.data.training_images import build_training_images
 from modeling_radio.training.recipes.recipe import DataRecipe
 
 

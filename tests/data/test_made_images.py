@@ -5,8 +5,8 @@ import sys
 import pytest
 import torch
 
-from modeling_radio.training.data.made_images import open_made_images
-from modeling_radio.training.data.training_images import build_images, build_training_images
+from modeling_radio.data.made_images import open_made_images
+from modeling_radio.data.training_images import build_images, build_training_images
 from modeling_radio.training.distillation.held_out import held_out_images
 from modeling_radio.training.recipes.recipe import RecipeCommand, RecipeError, load_recipe
 from modeling_radio.training.student.provenance import image_sources
@@ -14,8 +14,8 @@ from modeling_radio.training.student.provenance import image_sources
 
 OWN = """
 import torch
-from modeling_radio.training.data.image_table import Images
-from modeling_radio.training.data.made_images import MadeImages
+from modeling_radio.data.image_table import Images
+from modeling_radio.data.made_images import MadeImages
 
 
 class Plain(Images):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modeling_radio.training.data.labeled.folders import SPLIT_NAMES, TRAIN, SplitNames, Tables
+from modeling_radio.data.labeled.folders import SPLIT_NAMES, TRAIN, SplitNames, Tables
 
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from modeling_radio.training.data.image_folder import MIN_IMAGES_PER_SHARD, ImageFolder, find_shards
-from modeling_radio.training.data.training_images import build_images
+from modeling_radio.data.image_folder import MIN_IMAGES_PER_SHARD, ImageFolder, find_shards
+from modeling_radio.data.training_images import build_images
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from modeling_radio.core.errors import first_few
+from modeling_radio.data.labeled.folders import TRAIN, Tables
 from modeling_radio.heads_radio import ProblemType
 from modeling_radio.image_processing_radio import UNREADABLE, load_upright, open_image_file
-from modeling_radio.training.data.labeled.folders import TRAIN, Tables
 
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ import pytest
 from photographs import Rows, encode, flat, picture
 from PIL import Image, ImageEnhance
 
-from modeling_radio.training.data import filters
-from modeling_radio.training.data.decoding import EncodedImage, UnusableImageError, decode_rgb
-from modeling_radio.training.data.filters import (
+from modeling_radio.data import filters
+from modeling_radio.data.decoding import EncodedImage, UnusableImageError, decode_rgb
+from modeling_radio.data.filters import (
     ImageFacts,
     choose_images,
     difference_hash,
@@ -19,8 +19,8 @@ from modeling_radio.training.data.filters import (
     near_duplicates,
     scan,
 )
-from modeling_radio.training.data.image_table import Images
-from modeling_radio.training.data.training_images import build_training_images
+from modeling_radio.data.image_table import Images
+from modeling_radio.data.training_images import build_training_images
 from modeling_radio.training.recipes.recipe import DataRecipe, RecipeError
 from modeling_radio.training.recipes.sections import FiltersRecipe, SourceRecipe
 

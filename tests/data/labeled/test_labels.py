@@ -7,7 +7,7 @@ import pytest
 from datasets import ClassLabel, List, Sequence, Value
 from tiny_tuning import load, save_labels, save_parquet
 
-from modeling_radio.training.data.labeled.labels import name_classes
+from modeling_radio.data.labeled.labels import name_classes
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import pytest
 import torch
 from training_fixtures import encode
 
-from modeling_radio.training.data.decoding import EncodedImage
-from modeling_radio.training.data.image_table import ImageTable
+from modeling_radio.data.decoding import EncodedImage
+from modeling_radio.data.image_table import ImageTable
 
 
 def table(contents: Sequence[bytes], **options) -> ImageTable:

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modeling_radio.training.data.image_folder import files_fingerprint, is_hidden
-from modeling_radio.training.data.image_table import Images
-from modeling_radio.training.data.labeled.folders import ARRAY_SUFFIX
+from modeling_radio.data.image_folder import files_fingerprint, is_hidden
+from modeling_radio.data.image_table import Images
+from modeling_radio.data.labeled.folders import ARRAY_SUFFIX
 
 
 ARRAY_SUFFIXES = (".tif", ".tiff", ARRAY_SUFFIX)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from modeling_radio.core.settings import hash_of
-from modeling_radio.training.data.decoding import (
+from modeling_radio.data.decoding import (
     DRAFT_GAP,
     EncodedImage,
     LeastScale,

@@ -12,10 +12,10 @@ import numpy as np
 
 from modeling_radio.core.errors import UserError
 from modeling_radio.core.seeds import derive_seed
-from modeling_radio.training.data.balance import RowWeights, num_copies, stream_weights
-from modeling_radio.training.data.decoding import EncodedImage, SkippedImages, UnusableImageError
-from modeling_radio.training.data.filters import fault_of, measure
-from modeling_radio.training.data.sources import ImageColumn, is_out_of_reach, open_stream
+from modeling_radio.data.balance import RowWeights, num_copies, stream_weights
+from modeling_radio.data.decoding import EncodedImage, SkippedImages, UnusableImageError
+from modeling_radio.data.filters import fault_of, measure
+from modeling_radio.data.sources import ImageColumn, is_out_of_reach, open_stream
 from modeling_radio.training.recipes.recipe import DataRecipe
 from modeling_radio.training.recipes.sections import FiltersRecipe
 

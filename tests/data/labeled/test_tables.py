@@ -11,8 +11,8 @@ from PIL import Image
 from tiny_tuning import load
 from tuning_fixtures import save_image
 
-from modeling_radio.training.data import image_folder
-from modeling_radio.training.data.labeled.tables import image_paths, open_class_folders, open_tables, readable_tables
+from modeling_radio.data import image_folder
+from modeling_radio.data.labeled.tables import image_paths, open_class_folders, open_tables, readable_tables
 
 
 def paths_of(table):

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modeling_radio.core.imports import find_object
+from modeling_radio.data.image_table import Images, Split
 from modeling_radio.metrics.results import Source
-from modeling_radio.training.data.image_table import Images, Split
 from modeling_radio.training.recipes.sections import IMAGE_SOURCES
 
 
@@ -72,7 +72,7 @@ def open_made_images(source: str) -> MadeImages:
     found = find_object(source, IMAGE_SOURCES, "data.source")
     if not isinstance(found, MadeImages):
         raise ValueError(
-            f"`data.source` {source!r} must be an instance of modeling_radio.training.data.made_images.MadeImages, "
+            f"`data.source` {source!r} must be an instance of modeling_radio.data.made_images.MadeImages, "
             f"got a {type(found).__name__}."
         )
     return found

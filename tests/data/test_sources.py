@@ -17,10 +17,10 @@ from datasets import Dataset, Image
 from PIL import Image as Pillow
 from pyarrow import ipc, parquet
 
-from modeling_radio.training.data import image_folder
-from modeling_radio.training.data.decoding import decode_rgb
-from modeling_radio.training.data.labeled.tables import open_streams, open_tables
-from modeling_radio.training.data.sources import (
+from modeling_radio.data import image_folder
+from modeling_radio.data.decoding import decode_rgb
+from modeling_radio.data.labeled.tables import open_streams, open_tables
+from modeling_radio.data.sources import (
     ImageColumn,
     check_named_file,
     first_fields,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from pyarrow import FixedSizeListArray, array, parquet, table
 
-from modeling_radio.training.data.balance import (
+from modeling_radio.data.balance import (
     MAX_PASSES,
     draw,
     fit_clusters,
@@ -18,8 +18,8 @@ from modeling_radio.training.data.balance import (
     num_copies,
     table_weights,
 )
-from modeling_radio.training.data.image_folder import ImageFolder
-from modeling_radio.training.data.training_images import build_training_images
+from modeling_radio.data.image_folder import ImageFolder
+from modeling_radio.data.training_images import build_training_images
 from modeling_radio.training.recipes.recipe import DataRecipe, RecipeError, load_recipe
 from modeling_radio.training.recipes.sections import BalanceRecipe
 

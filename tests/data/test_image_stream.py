@@ -14,10 +14,10 @@ from photographs import encode, flat, picture
 from pyarrow import parquet, table
 
 from modeling_radio.core.errors import UserError
-from modeling_radio.training.data import image_stream
-from modeling_radio.training.data.decoding import SkippedImages, decode_rgb
-from modeling_radio.training.data.image_stream import ImageStream, open_image_stream
-from modeling_radio.training.data.sources import read_rows, stream_fingerprint
+from modeling_radio.data import image_stream
+from modeling_radio.data.decoding import SkippedImages, decode_rgb
+from modeling_radio.data.image_stream import ImageStream, open_image_stream
+from modeling_radio.data.sources import read_rows, stream_fingerprint
 from modeling_radio.training.recipes.recipe import DataRecipe
 from modeling_radio.training.recipes.sections import FiltersRecipe, SourceRecipe
 

@@ -17,9 +17,9 @@ from PIL import Image
 from modeling_radio.checks_radio import check_choice
 from modeling_radio.core.errors import first_few
 from modeling_radio.core.settings import hash_of
+from modeling_radio.data.decoding import MIN_SIDE_PX, EncodedImage, SkippedImages, content_fingerprint
+from modeling_radio.data.image_table import SPLITS, ImageTable, Split
 from modeling_radio.image_processing_radio import FORMATS
-from modeling_radio.training.data.decoding import MIN_SIDE_PX, EncodedImage, SkippedImages, content_fingerprint
-from modeling_radio.training.data.image_table import SPLITS, ImageTable, Split
 
 
 logger = logging.getLogger(__name__)

@@ -27,9 +27,9 @@ from modeling_radio.core.files import cache_dir, write_file
 from modeling_radio.core.ranks import on_first_rank
 from modeling_radio.core.seeds import derive_seed
 from modeling_radio.core.settings import hash_of
-from modeling_radio.training.data.image_folder import files_fingerprint
-from modeling_radio.training.data.image_table import EncodedRows, ImageTable, SelectedRows
-from modeling_radio.training.data.sources import ImageColumn
+from modeling_radio.data.image_folder import files_fingerprint
+from modeling_radio.data.image_table import EncodedRows, ImageTable, SelectedRows
+from modeling_radio.data.sources import ImageColumn
 from modeling_radio.training.recipes.sections import BalanceRecipe
 
 

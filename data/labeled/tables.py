@@ -23,8 +23,7 @@ from modeling_radio.checks_radio import did_you_mean
 from modeling_radio.core.errors import first_few
 from modeling_radio.core.ids import HUB_PREFIX
 from modeling_radio.core.machine import num_processors
-from modeling_radio.image_processing_radio import to_eight_bits
-from modeling_radio.training.data.decoding import (
+from modeling_radio.data.decoding import (
     MIN_SIDE_PX,
     EncodedImage,
     SkippedImages,
@@ -32,9 +31,9 @@ from modeling_radio.training.data.decoding import (
     check_header,
     load_image,
 )
-from modeling_radio.training.data.image_folder import BUILDERS, MAX_NAMED, find_shards, is_hidden, say_left_out
-from modeling_radio.training.data.labeled.folders import SPLIT_NAMES, TRAIN, SplitNames, Tables
-from modeling_radio.training.data.sources import (
+from modeling_radio.data.image_folder import BUILDERS, MAX_NAMED, find_shards, is_hidden, say_left_out
+from modeling_radio.data.labeled.folders import SPLIT_NAMES, TRAIN, SplitNames, Tables
+from modeling_radio.data.sources import (
     ImageColumn,
     as_patterns,
     check_named_file,
@@ -42,6 +41,7 @@ from modeling_radio.training.data.sources import (
     is_listed,
     shard_files,
 )
+from modeling_radio.image_processing_radio import to_eight_bits
 
 
 if TYPE_CHECKING:

@@ -16,14 +16,14 @@ from torch.utils.data import DataLoader, Subset
 
 from modeling_radio.core.ranks import first_rank_first
 from modeling_radio.core.timing import ProgressBar
-from modeling_radio.training.data.arrays import ArrayFolder
-from modeling_radio.training.data.balance import balanced_table, table_weights
-from modeling_radio.training.data.decoding import LeastScale
-from modeling_radio.training.data.filters import filter_tables
-from modeling_radio.training.data.image_folder import ImageFolder
-from modeling_radio.training.data.image_table import Images, ImageTable, Split
-from modeling_radio.training.data.made_images import open_made_images
-from modeling_radio.training.data.sources import is_image_folder, open_table
+from modeling_radio.data.arrays import ArrayFolder
+from modeling_radio.data.balance import balanced_table, table_weights
+from modeling_radio.data.decoding import LeastScale
+from modeling_radio.data.filters import filter_tables
+from modeling_radio.data.image_folder import ImageFolder
+from modeling_radio.data.image_table import Images, ImageTable, Split
+from modeling_radio.data.made_images import open_made_images
+from modeling_radio.data.sources import is_image_folder, open_table
 from modeling_radio.training.recipes.recipe import DataRecipe
 from modeling_radio.training.recipes.sections import IMAGE_SOURCES, SourceRecipe, is_made
 
