@@ -199,7 +199,7 @@ def test_maps_of_classes(base, scenes, tmp_path):
     (data / "test" / "classes.txt").write_text("class 2\nclass 1\nclass 0\n")
     assert measure(tmp_path / "run", data / "test") == before
     (data / "test" / "classes.txt").write_text("class 2\nclass 1\ntree\n")
-    with pytest.raises(ValueError, match=r"`data`.*'tree'"):
+    with pytest.raises(ValueError, match="'tree'"):
         measure(tmp_path / "run", data / "test")
 
 

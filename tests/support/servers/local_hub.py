@@ -254,6 +254,8 @@ class Handler(BaseHTTPRequestHandler):
 KEY = r"/api/(?P<key>(?:models|datasets)/[^/]+/[^/]+)"
 ROUTES = (
     (r"GET /api/agent-harnesses", Handler._validate),  # huggingface-hub asks it by itself
+    # transformers 5.25 looks for a kernel of flash attention, and its package `kernels` for who publishes it
+    (r"GET /api/organizations/[^/]+/overview", lambda handler: handler._missing("RepoNotFound")),
     (r"POST /api/repos/create", Handler._create),
     (r"POST /api/validate-yaml", Handler._validate),
     (rf"POST {KEY}/preupload/(?P<revision>.+)", Handler._preupload),
