@@ -39,6 +39,9 @@ class Mark(str):
     """A property of a field that is no rule, for example whether it may change between two sessions of a run."""
 
 
+INDECISIVE = Mark("may change between two sessions of a run: it moves the weights by no more than rounding")
+
+
 @dataclass(frozen=True)
 class OneOf:
     """Choices for a text, or for each text of a list; of a registry its keys.

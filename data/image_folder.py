@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import functools
 import glob
 import hashlib
@@ -32,6 +33,8 @@ MAX_NAMED = 5
 """Number of left-out files that are named. Our choice."""
 
 _IMAGES = "images"
+TABLE_OF_WEIGHTS, FILE_NAME = "metadata.csv", "file_name"
+"""Table of a folder of images and its column of their paths, as `datasets` names them."""
 _TABLE_OF_IMAGES = "metadata.parquet"  # of `datasets`; it is about the images beside it
 _NAME_OF_SPLIT = re.compile(
     r"([\w.]+-\d{5}-of-\d{5}|(train|training|validation|valid|val|dev|test|testing|eval|evaluation)[-_]\d+)\b.*"
@@ -123,9 +126,10 @@ class ImageFolder(ImageTable):
         num_images: Length of the data set; None takes every file once.
         seed: Decides the random crops.
         split: "train" or "held_out".
+        weights: Column of the folder's `metadata.csv` with the weights of the images; None without.
 
     Raises:
-        ValueError: If the folder does not exist or has no usable image.
+        ValueError: If the folder does not exist, has no usable image, or an image has no weight in that table.
     """
 
     def __init__(
@@ -136,6 +140,7 @@ class ImageFolder(ImageTable):
         num_images: int | None = None,
         seed: int = 0,
         split: Split = "train",
+        weights: str | None = None,
     ) -> None:
         check_choice("split", split, SPLITS)
         skipped = SkippedImages()
@@ -147,7 +152,7 @@ class ImageFolder(ImageTable):
             logger.warning("%s: skipped %d of %d images", folder, len(skipped), len(candidates))
         self.paths = _files_of_split(folder, usable, split)
         super().__init__(
-            _Files(folder, self.paths),
+            _Files(folder, self.paths, weights),
             size=size,
             num_images=num_images,
             seed=seed,
@@ -157,8 +162,9 @@ class ImageFolder(ImageTable):
 
 
 class _Files:
-    def __init__(self, folder: Path, paths: list[Path]) -> None:
+    def __init__(self, folder: Path, paths: list[Path], weights: str | None) -> None:
         self.folder, self.paths = folder, paths
+        self._weights = None if weights is None else self._read_weights(weights)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -166,16 +172,33 @@ class _Files:
     def __getitem__(self, index: int) -> EncodedImage:
         return EncodedImage(str(self.paths[index]), self.paths[index])
 
-    def names(self) -> list[str]:
+    def _names(self) -> list[str]:
         """Return the paths in the folder."""
         return [path.relative_to(self.folder).as_posix() for path in self.paths]
 
-    def weights(self) -> None:
-        """Return that files have no weights of their own."""
+    def weights(self) -> list[str] | None:
+        return self._weights
+
+    def _read_weights(self, column: str) -> list[str]:
+        path = self.folder / TABLE_OF_WEIGHTS
+        if not path.is_file():
+            raise ValueError(f"`data.weights` {column!r} of a folder needs a file {str(path)!r}, which is missing.")
+        with path.open(encoding="utf-8", newline="") as file:
+            table = csv.DictReader(file)
+            names = list(table.fieldnames or [])
+            check_choice("data.weights", column, [name for name in names if name != FILE_NAME])
+            found = {row[FILE_NAME]: row[column] for row in table} if FILE_NAME in names else {}
+        missing = [name for name in self._names() if name not in found]
+        if missing:
+            raise ValueError(
+                f"`data.weights` {column!r} must be in {str(path)!r} for each image, by its path in the folder in a "
+                f"column `{FILE_NAME}`: {first_few(missing, MAX_NAMED)} are missing."
+            )
+        return [found[name] for name in self._names()]
 
     def fingerprint(self) -> str:
         """Return number and bytes of the files, a hash of their paths in the folder, and one of their contents."""
-        names = self.names()
+        names = self._names()
         num_bytes = [path.stat().st_size for path in self.paths]
         state = content_fingerprint(self.__getitem__, num_bytes, names)
         return f"{len(self)} files, {sum(num_bytes)} bytes, names {hash_of(dict.fromkeys(names))[:8]}, state {state}"

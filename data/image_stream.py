@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import tarfile
 from collections import Counter, deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from modeling_radio.core.errors import UserError
 from modeling_radio.core.seeds import derive_seed
-from modeling_radio.data.balance import RowWeights, num_copies, stream_weights
-from modeling_radio.data.decoding import EncodedImage, SkippedImages, UnusableImageError
-from modeling_radio.data.filters import fault_of, measure
-from modeling_radio.data.sources import ImageColumn, is_out_of_reach, open_stream
-from modeling_radio.training.recipes.recipe import DataRecipe
-from modeling_radio.training.recipes.sections import FiltersRecipe
+from modeling_radio.data.decoding import EncodedImage, SkippedImages, check_header
+from modeling_radio.data.settings import DataRecipe
+from modeling_radio.data.short_sides import SMALL
+from modeling_radio.data.sources import ImageColumn, OpenedSource, file_sizes, is_out_of_reach, open_stream
+from modeling_radio.data.weights import num_copies, weight_of
 
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-NO_FILTERS = FiltersRecipe()
 MAX_OPEN_SHARDS = 4
 """Shards of one source that are read side by side, so neighbors in a file are not neighbors in a batch. Our choice:
 more means more connections, and more to read again after a restart."""
@@ -38,10 +37,31 @@ shards to open one, and every file of an image folder is a shard."""
 MAX_UNUSABLE = 100_000
 """Our choice: if none of so many first images of a pass can be used, that is no accident, and a pass may take days."""
 
-WITHOUT_FEATURES = "not in `data.balance.features`"
+MANY_SHARDS = 100
+"""Our choice: with so many shards for each rank it does not matter that they differ in size, and sizes are not asked
+for: sums of a hundred differ little."""
+
+SAME_SIZE = 0.01
+"""Our choice: shards whose sizes differ by no more than this share count as equal when they are dealt to ranks."""
+
+_SAMPLED_SHARDS, _SAMPLED_ROWS = 16, 64
+"""Shards of a source, and rows of each, whose weights are read to scale them. Our choice: a scale is the same for all
+images, so it only decides how far copies of an image spread over passes."""
 
 _BROKEN_FILE = (tarfile.TarError, ValueError, OSError)
 """Errors of `datasets` at a shard that is cut short or damaged; Arrow's are among the last two."""
+
+
+class Share(NamedTuple):
+    """One of the ranks that read the same shards, of whose images each takes every n-th.
+
+    Attributes:
+        rank: Its number.
+        num_ranks: Number of ranks.
+    """
+
+    rank: int
+    num_ranks: int
 
 
 class EndlessSource:
@@ -50,26 +70,24 @@ class EndlessSource:
     With weights an image comes as often in a pass as its weight says, up to one, and several times in a row: blocks are
     shuffled later. That depends on its name, the pass and the seed alone.
 
-    Images with an unusable header are left out, and so are those that filters leave out, and the rest of a shard after
-    a damaged position. A disk or store that fails ends the run: `datasets` has tried connections again before.
+    Images with an unusable header are left out, and so are those that are too small, and the rest of a shard after a
+    damaged position. A disk or store that fails ends the run: `datasets` has tried connections again before.
 
     Args:
-        parts: Data sets of `datasets`, which this rank reads side by side.
+        parts: Data sets of `datasets` that this rank reads side by side.
         column: Their image column.
         seed: Decides the order of the shards.
         skipped: Counts unusable images.
         num_shards: Number of the source's shards, over all ranks.
-        share: Number of this rank among those that read these parts, and their number: each takes every n-th image of
-            a part.
-        filters: Filters of images, except near duplicates.
-        used_px: The resolution that images are used at, pixels.
-        weights: Frequencies of the images; None for once in each pass.
+        share: This rank's share of the last part, which all ranks read; None if this rank reads all parts alone.
+        least_px: Shorter side below which images are left out.
+        scale: Factor from an image's weight to how often it is shown in a pass; None without weights.
 
     Attributes:
-        left_out: Number of images that the filters left out since the beginning of the run, by the reason.
+        left_out: Number of images that were left out since the beginning of the run, by the reason.
     """
 
-    def __init__(  # noqa: PLR0913
+    def __init__(
         self,
         parts: Sequence[IterableDataset],
         column: ImageColumn,
@@ -77,20 +95,19 @@ class EndlessSource:
         skipped: SkippedImages,
         *,
         num_shards: int,
-        share: tuple[int, int] = (0, 1),
-        filters: FiltersRecipe = NO_FILTERS,
-        used_px: int = 1,
-        weights: RowWeights | None = None,
+        share: Share | None = None,
+        least_px: float = 0,
+        scale: float | None = None,
     ) -> None:
         self.parts, self.column, self.seed, self.skipped = parts, column, seed, skipped
-        self.num_shards, self.share = num_shards, share
-        self.filters, self.used_px, self.weights = filters, used_px, weights
+        self.num_shards, self.share, self.least_px, self.scale = num_shards, share, least_px, scale
         self.left_out: Counter[str] = Counter()
+        self._num_dealt = 0
         self.start_pass(0)
 
     def __next__(self) -> EncodedImage:
         if not self._copies_left:
-            if self.weights is not None:
+            if self.scale is not None:
                 self._place_before = self._place()
             num_given = self._num_given  # above 0 after a restart amid the copies of the next image
             self._image, copies = self._next_shown()
@@ -101,12 +118,12 @@ class EndlessSource:
         return self._image
 
     def _next_shown(self) -> tuple[EncodedImage, int]:
-        """Return the next image that is shown in this pass, and how often."""
+        """Return the next image that this rank shows in this pass, and how often."""
         while True:
-            for row in self._rows_left():
+            for part, row in self._rows_left():
                 self._num_read += 1
                 image = self.column.read(row, f"image {self._num_read} of pass {self.number_of_pass}")
-                if self._is_wanted(image) and (copies := self._num_copies(row)):
+                if self._is_wanted(image) and (copies := self._own_copies(part, row)):
                     return image, copies
                 if self._num_read >= MAX_UNUSABLE:
                     self._check_usable()
@@ -118,35 +135,29 @@ class EndlessSource:
             left_out = f", left out {dict(self.left_out)}" if self.left_out else ""
             raise ValueError(
                 f"Data source {self.column.source!r} has no usable image for one of the ranks ({self._num_read} "
-                f"skipped{left_out}). Use fewer ranks, more files, laxer `data.filters`, or another `data.balance`."
+                f"skipped{left_out}). Use fewer ranks, more files, or other `data.min_side_ratio` or `data.weights`."
             )
 
-    def _num_copies(self, row: Mapping[str, Any]) -> int:
-        """Return how often a usable image is shown in this pass."""
-        key, weight = "", 1.0
-        if self.weights is not None:
+    def _own_copies(self, part: int, row: Mapping[str, Any]) -> int:
+        """Return how often this rank shows a usable image in this pass; the copies of shared ones go around."""
+        copies, self._num_usable = 1, self._num_usable + 1
+        if self.scale is not None:
             key = self.column.key(row)
-            weight = self.weights.of(key, row)
-        if weight is None:
-            self.left_out[WITHOUT_FEATURES] += 1
-            return 0
-        self._num_usable += weight > 0
-        return 1 if self.weights is None else num_copies(weight, self.number_of_pass, self.seed, key)
+            weight = self.scale * weight_of(self.column.weight(row), key)
+            copies = num_copies(weight, self.number_of_pass, self.seed, key)
+        if self.share is None or part < len(self.parts) - 1:
+            return copies
+        before, self._num_dealt = self._num_dealt, self._num_dealt + copies
+        ends = [(number - self.share.rank - 1) // self.share.num_ranks for number in (before, self._num_dealt)]
+        return ends[1] - ends[0]
 
     def _is_wanted(self, image: EncodedImage) -> bool:
         """Return whether an image is usable and stays; if not, count it."""
         if not self.skipped.check(image):
             return False
-        if not self.filters.is_used:
-            return True
-        try:
-            fault = fault_of(measure(image, with_pixels=self.filters.needs_pixels), self.filters, self.used_px)
-        except UnusableImageError as error:
-            self.skipped.add(image.name, error)
-            return False
-        if fault is not None:
-            self.left_out[fault] += 1
-        return fault is None
+        is_small = self.least_px > 0 and check_header(image) < self.least_px
+        self.left_out.update([SMALL] * is_small)
+        return not is_small
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the source, as JSON values; amid the copies of an image that before it."""
@@ -159,6 +170,7 @@ class EndlessSource:
             "pass": self.number_of_pass,
             "num_read": self._num_read,
             "num_usable": self._num_usable,
+            "num_dealt": self._num_dealt,
             "turns": list(self._turns),
             "places": [list(position) for position in self._positions],
         }
@@ -175,12 +187,12 @@ class EndlessSource:
             self.start_pass(state["pass"] + 1)
             return
         self._open_pass(state["pass"], state["turns"], state["places"])
-        self._num_read, self._num_usable = state["num_read"], state["num_usable"]
+        self._num_read, self._num_usable, self._num_dealt = state["num_read"], state["num_usable"], state["num_dealt"]
         self._num_given = state["copies"]
 
     def start_pass(self, number: int) -> None:
         """Start pass `number` through the source."""
-        self._open_pass(number, range(len(self.parts)), [(0, 0, 0)] * len(self.parts))
+        self._open_pass(number, range(len(self.parts)), [(0, 0)] * len(self.parts))
 
     def close(self) -> None:
         """Close the files; `start_pass` or `load_state_dict` opens them again."""
@@ -193,44 +205,41 @@ class EndlessSource:
         Args:
             number: Number of the pass.
             turns: Numbers of the parts that have rows left, the next one first.
-            positions: For each part the number of finished pieces, the number of this rank's rows that were read of the
-                next one, and the rank whose turn it is where that one begins.
+            positions: For each part the number of finished pieces, and of the rows that were read of the next one.
         """
         self.number_of_pass, self._num_read, self._num_usable = number, 0, 0
         self._copies_left = self._num_given = 0
         self._turns, self._positions = deque(turns), [list(position) for position in positions]
         self._rows = [self._rows_of(part) for part in range(len(self.parts))]
 
-    def _rows_left(self) -> Iterator[dict[str, Any]]:
-        """Yield a row of each part in turn, as long as it has one."""
+    def _rows_left(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield a row of each part in turn, with the part's number, as long as it has one."""
         while self._turns:
             number = self._turns.popleft()
             row = next(self._rows[number], None)
             if row is not None:
                 self._turns.append(number)
-                yield row
+                yield number, row
 
     def _rows_of(self, number: int) -> Generator[dict[str, Any]]:
         """Yield the remaining rows of a part in this pass, piece by piece."""
         part, position = self.parts[number], self._positions[number]
-        rank, num_ranks = self.share
         num_pieces = min(part.num_shards, MAX_PIECES)
-        order = np.random.default_rng([self.seed, self.number_of_pass, number]).permutation(num_pieces)
+        # What all ranks read comes in the same order everywhere, whatever else a rank reads.
+        order_of = len(self.parts) - number if self.share is not None else number
+        order = np.random.default_rng([self.seed, self.number_of_pass, order_of]).permutation(num_pieces)
         for piece in map(int, order[position[0] :]):
-            first = (rank - position[2]) % num_ranks + position[1] * num_ranks
-            num_rows = 0
             try:
-                for num_rows, row in enumerate(part.shard(num_pieces, piece), 1):
-                    if num_rows > first and (num_rows - 1 - first) % num_ranks == 0:
-                        position[1] += 1
-                        yield row
+                for row in itertools.islice(part.shard(num_pieces, piece), position[1], None):
+                    position[1] += 1
+                    yield row
             except _BROKEN_FILE as error:
                 if is_out_of_reach(error):  # else images would be left out that an undisturbed run sees
                     message = f"Data source {self.column.source!r} cannot be read any more: {error}."
                     raise UserError(f"{message} The same command goes on.") from error
                 lost = f"image {self._num_read + 1} of pass {self.number_of_pass} and what follows it in its shard"
                 self.skipped.add(f"{self.column.source}: {lost}", f"unreadable: {error}")
-            position[:] = position[0] + 1, 0, (position[2] + num_rows) % num_ranks
+            position[:] = position[0] + 1, 0
 
 
 class ImageStream:
@@ -314,7 +323,7 @@ def open_image_stream(
         rank: Rank of this process among those.
         num_ranks: Number of those ranks, which see different images.
         skipped: Counts unusable images.
-        used_px: The resolution that images are used at, pixels; filters compare sizes with it.
+        used_px: The resolution that images are used at, pixels; `data.min_side_ratio` is a multiple of it.
 
     Raises:
         ValueError: If a source cannot be opened.
@@ -322,26 +331,60 @@ def open_image_stream(
     recipes = data.sources()
     sources = []
     for number, recipe in enumerate(recipes):
-        dataset, column = open_stream(recipe)
-        parts, share = _parts_of_rank(dataset, rank, num_ranks)
+        opened = open_stream(recipe)
+        parts, share = deal(opened, rank, num_ranks)
         seed_of_source = derive_seed(seed, "source", number)
-        options: dict[str, Any] = {"num_shards": dataset.num_shards, "filters": data.filters, "used_px": used_px}
-        if recipe.balance is not None:
-            options["weights"] = stream_weights(column, recipe.balance, data.seed)
-        sources.append(EndlessSource(parts, column, seed_of_source, skipped, share=share, **options))
+        options: dict[str, Any] = {"num_shards": opened.dataset.num_shards, "share": share}
+        options["least_px"] = (data.min_side_ratio or 0) * used_px
+        options["scale"] = None if recipe.weights is None else _scale_of(opened)
+        sources.append(EndlessSource(parts, opened.column, seed_of_source, skipped, **options))
     weights = [recipe.weight for recipe in recipes]
     return ImageStream(sources, weights, derive_seed(seed, "blocks", rank), data.shuffle_buffer)
 
 
-def _parts_of_rank(
-    dataset: IterableDataset, rank: int, num_ranks: int
-) -> tuple[list[IterableDataset], tuple[int, int]]:
-    """Return a rank's parts of a data set, and its share of them: shards of its own if there are enough, or else all.
+def deal(opened: OpenedSource, rank: int, num_ranks: int) -> tuple[list[IterableDataset], Share | None]:
+    """Return what a rank reads of a source, so that over all ranks every image is shown equally often.
 
-    Where shards do not divide evenly the first parts have one more, so ranks take parts in turn.
+    All ranks read all shards of a source with weights, or one with few shards that `datasets` reads, and each takes
+    every n-th image. Of others each rank has shards of its own: as many as there are ranks are dealt at a time, whose
+    sizes differ by no more than `SAME_SIZE`. Those without such companions are read by all.
+
+    Args:
+        opened: The source.
+        rank: Number of this rank.
+        num_ranks: Number of ranks.
+
+    Returns:
+        The parts, and this rank's share of the last one if all ranks read it.
     """
-    if dataset.num_shards < num_ranks:
-        return [dataset], (rank, num_ranks)
-    num_parts = min(MAX_OPEN_SHARDS, dataset.num_shards // num_ranks)
-    parts = [dataset.shard(num_ranks * num_parts, rank + part * num_ranks) for part in range(num_parts)]
-    return parts, (0, 1)
+    everything, num_shards = opened.dataset, opened.dataset.num_shards
+    has_weights = opened.column.weights is not None
+    if num_ranks == 1 or (num_shards >= MANY_SHARDS * num_ranks and not has_weights):
+        num_parts = min(MAX_OPEN_SHARDS, num_shards // num_ranks)
+        return [everything.shard(num_ranks * num_parts, rank + part * num_ranks) for part in range(num_parts)], None
+    share = Share(rank, num_ranks)
+    if has_weights or opened.files is None or opened.read is None or num_shards < num_ranks:
+        return [everything], share
+    own, shared = [], []
+    sizes = dict(zip(opened.files, file_sizes(opened.files), strict=True))
+    left = deque(sorted(opened.files, key=sizes.__getitem__))
+    while left:
+        if len(left) >= num_ranks and sizes[left[num_ranks - 1]] <= (1 + SAME_SIZE) * sizes[left[0]]:
+            own.append([left.popleft() for _ in range(num_ranks)][rank])
+        else:
+            shared.append(left.popleft())
+    num_parts = min(MAX_OPEN_SHARDS, len(own))
+    parts = [opened.read(own[part::num_parts]) for part in range(num_parts)]
+    return ([*parts, opened.read(shared)], share) if shared else (parts, None)
+
+
+def _scale_of(opened: OpenedSource) -> float:
+    """Return the inverse of the mean weight of some images of a source, the same on all ranks."""
+    num_shards = opened.dataset.num_shards
+    num_pieces = min(num_shards, _SAMPLED_SHARDS)
+    weights = [
+        weight_of(opened.column.weight(row), opened.column.key(row))
+        for piece in range(num_pieces)
+        for row in itertools.islice(opened.dataset.shard(num_pieces, piece), _SAMPLED_ROWS)
+    ]
+    return len(weights) / sum(weights) if any(weights) else 1.0

@@ -43,12 +43,8 @@ class EncodedRows(Protocol):
 
     def fingerprint(self) -> str: ...
 
-    def names(self) -> list[str] | None:
-        """Return the path of each file in its folder; None for rows of a table."""
-        ...
-
     def weights(self) -> Sequence[Any] | None:
-        """Return the weight of each row as it is written there; None for files of a folder."""
+        """Return the weight of each row as it is written there; None if the source has no weights."""
         ...
 
 
@@ -69,10 +65,6 @@ class SelectedRows:
     def __getitem__(self, index: int) -> EncodedImage:
         return self.rows[self.numbers[index]]
 
-    def names(self) -> list[str] | None:
-        names = self.rows.names()
-        return None if names is None else [names[number] for number in self.numbers]
-
     def weights(self) -> Sequence[Any] | None:
         weights = self.rows.weights()
         return None if weights is None else [weights[number] for number in self.numbers]
@@ -86,7 +78,7 @@ class Images(Dataset[Tensor]):
     """Images by number: item `index` is a uint8 tensor `(3, height, width)`, RGB; of arrays float32, any channels.
 
     Attributes:
-        left_out: Number of images that filters left out, by the reason.
+        left_out: Number of images that were left out, by the reason.
     """
 
     left_out: Mapping[str, int] = {}

@@ -8,15 +8,15 @@ from pathlib import Path
 
 from modeling_radio.core.imports import find_object
 from modeling_radio.data.image_table import Images, Split
+from modeling_radio.data.settings import IMAGE_SOURCES
 from modeling_radio.metrics.results import Source
-from modeling_radio.training.recipes.sections import IMAGE_SOURCES
 
 
 class MadeImages(ABC):
     """A source of images that are made by number.
 
     `data.source` names an instance, by a name of `IMAGE_SOURCES` or by its import path. Such images have no files, so
-    they are not streamed, filtered or balanced.
+    they are not streamed or weighted.
 
     Attributes:
         origin: Origin of the images in words, for cards.

@@ -11,6 +11,7 @@ import posixpath
 import re
 import tarfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -31,8 +32,7 @@ from modeling_radio.data.image_folder import (
     pillow_suffixes,
 )
 from modeling_radio.data.made_images import open_made_images
-from modeling_radio.training.recipes.recipe import DataRecipe
-from modeling_radio.training.recipes.sections import IMAGE_SOURCES, SourceRecipe, is_made
+from modeling_radio.data.settings import IMAGE_SOURCES, DataRecipe, SourceRecipe, is_made
 
 
 if TYPE_CHECKING:
@@ -56,6 +56,9 @@ NUM_FIRST_SAMPLES = 5
 
 _KEY, _WEIGHT = "__key__", "__weight__"
 """Columns with the name of a row in its file, and with its weight as a text."""
+
+_REQUESTS_AT_ONCE = 16
+"""Files whose sizes are asked for at once. Our choice: they wait for each other in stores."""
 
 _ROWS_AT_ONCE = 64
 """Rows of a Parquet file that are in memory. Our choice: some ten megabytes."""
@@ -298,14 +301,12 @@ class ImageColumn:
         name: The column.
         is_listed: Whether files beside the table were found by us or `datasets` in a folder, and not named by it.
         weights: The column of the weights; None without.
-        prefixes: By file or shard what the names of its images begin with; None for files of a folder.
     """
 
     source: str
     name: str
     is_listed: bool = False
     weights: str | None = None
-    prefixes: Mapping[str, str] | None = None
 
     def read(self, row: dict[str, Any], fallback: str) -> EncodedImage:
         """Return the image of a row; `fallback`, for example "row 7", names it where the row itself does not.
@@ -330,17 +331,8 @@ class ImageColumn:
             return EncodedImage(path, file.read())  # pyrefly: ignore[missing-attribute]
 
     def key(self, row: Mapping[str, Any]) -> str:
-        """Return the name of a streamed image, the same as in what `radio extract --streaming` wrote of it.
-
-        "FILE/KEY" in .tar files, "FILE/NUMBER" in Parquet files, or the path in its folder.
-        """
-        path = (row[self.name] or {}).get("path")
-        if self.prefixes is None:
-            assert path is not None  # of a file in a folder
-            return Path(os.path.relpath(path, Path(self.source).expanduser())).as_posix()
-        in_shard = _NAME_IN_SHARD.fullmatch(path or "")
-        key = row[_KEY] if _KEY in row else (in_shard[1] if in_shard else path)
-        return f"{self.prefixes[row['__url__']]}/{key}"
+        """Return the name of a row of a file that is streamed: the file, and the row's name or number in it."""
+        return f"{row['__url__']}/{row[_KEY] if _KEY in row else row[self.name]['path']}"
 
     def weight(self, row: Mapping[str, Any]) -> Any:
         """Return the weight of a row as it is written there."""
@@ -365,9 +357,6 @@ class TableRows:
     def __getitem__(self, index: int) -> EncodedImage:
         return self.column.read(self.dataset[index], f"row {index}")
 
-    def names(self) -> None:
-        """Return that rows have no names of their own: they are known by their order."""
-
     def weights(self) -> list[Any] | None:
         name = self.column.weights
         return None if name is None else list(self.dataset[name])
@@ -385,19 +374,35 @@ class TableRows:
         return f"{len(self)} rows, {sum(num_bytes)} bytes, state {content_fingerprint(self.__getitem__, num_bytes)}"
 
 
+class OpenedSource(NamedTuple):
+    """A source and its images.
+
+    Attributes:
+        dataset: All of it, with random access or as a stream.
+        column: Its image column.
+        files: The files of a stream; None where `datasets` reads them, as those of an image folder.
+        read: Returns some of these files as a data set.
+    """
+
+    dataset: Any
+    column: ImageColumn
+    files: list[str] | None = None
+    read: Callable[[list[str]], IterableDataset] | None = None
+
+
 def open_table(source: SourceRecipe) -> TableRows:
     """Open a source with random access: `datasets` copies it to its cache on first use.
 
     Raises:
         ValueError: If it cannot be opened, or has no such split, no image column or no row.
     """
-    dataset, column = _open(source, streaming=False)
-    if not len(dataset):
+    opened = _open(source, streaming=False)
+    if not len(opened.dataset):
         raise ValueError(f"Data source {source.source!r} has no rows.")
-    return TableRows(dataset, column)
+    return TableRows(opened.dataset, opened.column)
 
 
-def open_stream(source: SourceRecipe) -> tuple[IterableDataset, ImageColumn]:
+def open_stream(source: SourceRecipe) -> OpenedSource:
     """Open a source to be read from its beginning to its end.
 
     Raises:
@@ -408,20 +413,38 @@ def open_stream(source: SourceRecipe) -> tuple[IterableDataset, ImageColumn]:
     return _open(source, streaming=True)
 
 
+def file_sizes(files: Sequence[str]) -> list[int]:
+    """Return the numbers of rows of Parquet files, which their ends hold; of other files the bytes, 1 if unknown.
+
+    Args:
+        files: Paths or addresses.
+
+    Raises:
+        ValueError: If a file cannot be reached.
+    """
+    with in_one_line("`data.source` has a file that cannot be read"), ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
+        return list(pool.map(_file_size, files))
+
+
+def _file_size(file: str) -> int:
+    from datasets.utils.file_utils import xopen
+    from fsspec.core import url_to_fs
+    from pyarrow import ArrowInvalid
+    from pyarrow.parquet import ParquetFile
+
+    if Path(urlsplit(file).path).suffix == ".parquet":
+        with contextlib.suppress(ArrowInvalid), xopen(file, "rb") as content:  # a damaged one is left out later
+            return ParquetFile(content).metadata.num_rows
+    system, path = url_to_fs(file)
+    return system.size(path) or 1
+
+
 def stream_fingerprint(data: DataRecipe) -> str:
     """Return a line that changes when the files of streamed sources do, though the sources have the same names.
 
-    So it does when the features that balance them change. For files behind a URL it knows the names only; those of a
-    data set of the Hub hold the commit.
+    For files behind a URL it knows the names only; those of a data set of the Hub hold the commit.
     """
-    return "; ".join(_source_fingerprint(source) + _features_fingerprint(source) for source in data.sources())
-
-
-def _features_fingerprint(source: SourceRecipe) -> str:
-    if source.balance is None or source.balance.features is None:
-        return ""
-    files = sorted((source.balance.features / "data").glob("*.parquet"))
-    return f" balanced by {files_fingerprint({path.name: path for path in files})}"
+    return "; ".join(_source_fingerprint(source) for source in data.sources())
 
 
 def _source_fingerprint(source: SourceRecipe) -> str:
@@ -489,7 +512,7 @@ def as_patterns(files: Iterable[str]) -> list[str]:
     return [name if _URL.match(name) else glob.escape(name) for name in files]
 
 
-def _open(source: SourceRecipe, *, streaming: bool) -> tuple[Any, ImageColumn]:
+def _open(source: SourceRecipe, *, streaming: bool) -> OpenedSource:
     arguments = _load_arguments(source)  # before the import, whose failure would hide a wrong name
     try:
         import datasets  # not needed for the demo or a folder, and not everywhere installed
@@ -511,20 +534,18 @@ def _open(source: SourceRecipe, *, streaming: bool) -> tuple[Any, ImageColumn]:
     if features is None:
         raise ValueError(f"Data source {source.source!r} does not say which columns it has. Convert it to Parquet.")
     column, weights = _find_column(features, source), _find_weights(features, source)
-    if streaming and source.balance is not None and isinstance(builder, Parquet):
+    if streaming and isinstance(builder, Parquet):
         files = (builder.config.data_files or {})[source.split or "train"]
         return _stream(source, read_rows, list(files), {"column": column, "weights": weights}, has_keys=True)
-    if streaming and source.balance is not None and not is_image_folder(source.source):
-        raise ValueError(
-            f"`data.balance` needs a folder of images, .tar or .parquet files with streaming, got {source.source!r}."
-        )
+    if streaming and weights is not None:
+        raise ValueError(f"`data.weights` needs .tar or .parquet files with streaming, got {source.source!r}.")
     if isinstance(features[column], datasets.Image):
         dataset = dataset.cast_column(column, datasets.Image(decode=False))  # our workers decode
     kept = [name for name in (column, "__url__", weights) if name in features]
-    return dataset.select_columns(kept), ImageColumn(source.source, column, is_listed(dataset), weights)
+    return OpenedSource(dataset.select_columns(kept), ImageColumn(source.source, column, is_listed(dataset), weights))
 
 
-def _open_shards(source: SourceRecipe, builder: DatasetBuilder, *, streaming: bool) -> tuple[Any, ImageColumn]:
+def _open_shards(source: SourceRecipe, builder: DatasetBuilder, *, streaming: bool) -> OpenedSource:
     """Open webdataset shards, which `datasets` has found; its own reader would stop at a damaged sidecar file."""
     from datasets import Dataset, Image, Value
 
@@ -543,7 +564,7 @@ def _open_shards(source: SourceRecipe, builder: DatasetBuilder, *, streaming: bo
     contents = hash_of({"cache": builder.cache_dir, **choice})  # a folder for each state of the files
     with in_one_line(f"Data source {source.source!r} cannot be opened"):
         dataset = Dataset.from_generator(read_samples, **arguments, fingerprint=contents)
-    return dataset, ImageColumn(source.source, "image", weights=weights and _WEIGHT)
+    return OpenedSource(dataset, ImageColumn(source.source, "image", weights=weights and _WEIGHT))
 
 
 def _stream(
@@ -553,7 +574,7 @@ def _stream(
     choice: dict[str, Any],
     *,
     has_keys: bool = False,
-) -> tuple[IterableDataset, ImageColumn]:
+) -> OpenedSource:
     """Return files that a function of this module reads in order, divided by file.
 
     Args:
@@ -567,10 +588,13 @@ def _stream(
 
     weights = choice.get("weights")
     arguments: dict[str, Any] = {"features": _row_features(weights, has_keys=has_keys)}
-    with in_one_line(f"Data source {source.source!r} cannot be opened"):
-        dataset = IterableDataset.from_generator(read, **arguments, gen_kwargs={"shards": files, **choice})
-    prefixes = {file: posixpath.splitext(name)[0] for file, name in names_of_files(files).items()}
-    return dataset, ImageColumn(source.source, "image", weights=weights and _WEIGHT, prefixes=prefixes)
+
+    def read_some(some: list[str]) -> IterableDataset:
+        with in_one_line(f"Data source {source.source!r} cannot be opened"):
+            return IterableDataset.from_generator(read, **arguments, gen_kwargs={"shards": some, **choice})
+
+    column = ImageColumn(source.source, "image", weights=weights and _WEIGHT)
+    return OpenedSource(read_some(files), column, files, read_some)
 
 
 def _row_features(weights: str | None, *, has_keys: bool = False) -> Features:
@@ -588,9 +612,9 @@ def _find_weights(features: Mapping[str, Any], source: SourceRecipe) -> str | No
     Raises:
         ValueError: If it is missing.
     """
-    name = None if source.balance is None else source.balance.weights
+    name = source.weights
     if name is not None:
-        check_choice("data.balance.weights", name, list(features))
+        check_choice("data.weights", name, list(features))
     return name
 
 

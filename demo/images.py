@@ -394,7 +394,7 @@ class DemoSource(MadeImages):
         return [folder / name for name in LABELED_PACKAGES]
 
 
-DEMO, DEMO_PYPI, DEMO_PERMISSIVE = DemoSource("demo"), DemoSource("demo-pypi"), DemoSource(PERMISSIVE_SOURCE)
+DEMO, DEMO_PERMISSIVE = DemoSource("demo"), DemoSource(PERMISSIVE_SOURCE)
 
 
 def _on_white(path: Path) -> Image.Image:

@@ -15,7 +15,6 @@ from modeling_radio import RadioModel
 from modeling_radio.checks_radio import check_choice
 from modeling_radio.core.files import sole_run
 from modeling_radio.core.timing import Clock, Phase, WholeRun, describe_run
-from modeling_radio.demo.assets import DEMO_SOURCES
 from modeling_radio.demo.before_after import draw_before_after
 from modeling_radio.demo.closing_page import FIGURE_CAPTION, write_closing_page
 from modeling_radio.demo.evaluation_data import DemoData, load_photographs
@@ -114,7 +113,7 @@ def run_demo(recipe: Recipe, output: Path, seeds: Sequence[int], command: str, d
         ValueError: If the recipe cannot be used or has other data than the demo's, or `output` holds files that no run
             of it wrote.
     """
-    check_choice("data.source", recipe.data.source, DEMO_SOURCES, error=RecipeError)
+    check_choice("data.source", recipe.data.source, ("demo",), error=RecipeError)
     with sole_run(output, "radio distill"), WholeRun(expected_phases(recipe, len(seeds))) as clock:
         return _run_phases(recipe, output, seeds, command, device, clock)
 

@@ -77,7 +77,7 @@ def open_data(source: str, options: DataOptions, *, size_px: int, seed: int = 0)
     """Open a named set, or images in files.
 
     Args:
-        source: A name of `NAMED_SETS`: "demo" or "demo-pypi", whose images are made of packages; the import path of a
+        source: A name of `NAMED_SETS`: "demo", whose images are made of packages; the import path of a
             function like theirs; or see `TableData`.
         options: Columns, splits and units; unused for sets that a function opens.
         size_px: Size at which these are opened.

@@ -54,7 +54,6 @@ class NamedSet(NamedTuple):
 
 NAMED_SETS = {
     "demo": NamedSet("modeling_radio.demo.evaluation_data:open_demo", "demo"),
-    "demo-pypi": NamedSet("modeling_radio.demo.evaluation_data:open_demo_pypi", "demo"),
 }
 """Sets by name; those of a user's own are named by the import path of their function."""
 

@@ -16,6 +16,7 @@ from modeling_radio import RadioModel
 from modeling_radio.core.files import cache_dir
 from modeling_radio.core.interruption import TrainingDivergedError
 from modeling_radio.data.made_images import open_made_images
+from modeling_radio.data.settings import is_made
 from modeling_radio.data.training_images import build_images, render
 from modeling_radio.evaluation.data import EvaluationData, Stacked, groups_of, tensor_fingerprint
 from modeling_radio.evaluation.data_tables import TableData
@@ -45,7 +46,6 @@ from modeling_radio.training.losses.alignment import on_larger_grid
 from modeling_radio.training.losses.fidelity import fixed_pattern_energy, map_agreement, shift_error
 from modeling_radio.training.losses.summaries import angle_between
 from modeling_radio.training.recipes.recipe import Recipe, RecipeError
-from modeling_radio.training.recipes.sections import is_made
 from modeling_radio.training.student.build import build_student
 
 

@@ -25,7 +25,7 @@ ARROWS = {
     "metrics": {"modeling_radio", "core"},
     "figures": {"modeling_radio", "core", "metrics"},
     "model_cards": {"modeling_radio", "core", "metrics"},
-    "data": {"modeling_radio", "core", "metrics", "training"},
+    "data": {"modeling_radio", "core", "metrics"},
     "conversion": {"modeling_radio", "core", "model_cards"},
     "training": {"modeling_radio", "core", "metrics", "figures", "model_cards", "data"},
     "tuning": {"data", "modeling_radio", "core", "metrics", "figures", "model_cards", "training"},
@@ -47,7 +47,6 @@ ARROWS = {
         "publishing",
     },
     "api": {
-        "data",
         "modeling_radio",
         "core",
         "metrics",

@@ -15,7 +15,7 @@ from modeling_radio import RadioConfig, RadioPreTrainedModel
 from modeling_radio.data.arrays import ARRAY_SUFFIXES, LEAST_DEVIATION
 from modeling_radio.data.labeled.folders import SplitNames, Tables
 from modeling_radio.data.labeled.tables import image_paths, split_folders
-from modeling_radio.training.recipes.sections import RGB
+from modeling_radio.data.settings import RGB
 from modeling_radio.tuning.settings import FinetuneSettings
 
 

@@ -19,10 +19,10 @@ from modeling_radio.core.hub import find_folder
 from modeling_radio.core.opening import load
 from modeling_radio.core.trust import check_named_code
 from modeling_radio.data.arrays import measure_channels
+from modeling_radio.data.settings import RGB
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.inputs_radio import choose_without_budget
 from modeling_radio.tasks_radio import TASKS
-from modeling_radio.training.recipes.sections import RGB
 from modeling_radio.training.student.parameters import freeze_projection_of_clips
 from modeling_radio.training.views.windows import more_windowed
 from modeling_radio.tuning.adapters import BACKBONE, IN_BLOCKS, FolderPart, add_adapter, head_names

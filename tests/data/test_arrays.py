@@ -9,9 +9,10 @@ from tiny_distillation import TinyTeacher, assert_same_tensors, distil, last_sta
 from transformers import AutoImageProcessor, AutoModel
 
 from modeling_radio.data.arrays import measure_channels
+from modeling_radio.data.settings import DataRecipe
 from modeling_radio.data.training_images import build_training_images
 from modeling_radio.training.distillation import inputs
-from modeling_radio.training.recipes.recipe import DataRecipe, RecipeError, load_recipe
+from modeling_radio.training.recipes.recipe import RecipeError, load_recipe
 from modeling_radio.training.student.build import check_student_views
 from modeling_radio.training.views.crops import STUDENT, CropSpec, cut_crops
 from modeling_radio.training.views.shapes import Grid
@@ -90,7 +91,7 @@ def test_a_file_of_other_channels_is_named_before_the_run(
     [
         (["data.streaming=true"], "data.num_channels"),
         (["data.source=demo"], "data.num_channels"),
-        (["data.filters.max_aspect=3"], "data.num_channels"),
+        (["data.min_side_ratio=3"], "data.num_channels"),
         (["views.teachers=cached"], "data.num_channels"),
         (["logging.picture_source=pictures"], "data.num_channels"),
         (["data.rgb_channels=[0,1,5]"], "data.rgb_channels"),

@@ -67,7 +67,7 @@ def test_own_images_are_trained_on_held_out_mixed_and_described(tmp_path, write_
 
 @pytest.mark.parametrize(
     ("change", "argument"),
-    [("data.filters.max_aspect=2", "filters"), ("data.balance={features: f, column: c}", "balance")],
+    [("data.min_side_ratio=2", "min_side_ratio"), ("data.weights=w", "weights")],
 )
 def test_what_needs_files_is_refused(change, argument):
     with pytest.raises(RecipeError, match=f"`data.*{argument}`"):

@@ -20,6 +20,7 @@ from pyarrow import ipc, parquet
 from modeling_radio.data import image_folder
 from modeling_radio.data.decoding import decode_rgb
 from modeling_radio.data.labeled.tables import open_streams, open_tables
+from modeling_radio.data.settings import DataRecipe, SourceRecipe
 from modeling_radio.data.sources import (
     ImageColumn,
     check_named_file,
@@ -34,8 +35,6 @@ from modeling_radio.data.sources import (
     read_samples,
     stream_fingerprint,
 )
-from modeling_radio.training.recipes.recipe import DataRecipe
-from modeling_radio.training.recipes.sections import SourceRecipe
 
 
 def source_of(source: str, **options) -> SourceRecipe:
@@ -48,7 +47,7 @@ def table_numbers(source: str, **options) -> list[int]:
 
 
 def stream_numbers(source: str, **options) -> list[int]:
-    dataset, column = open_stream(source_of(source, **options))
+    dataset, column = open_stream(source_of(source, **options))[:2]
     return [decode_rgb(column.read(row, "")).getpixel((0, 0))[0] for row in dataset]
 
 
@@ -77,7 +76,7 @@ def test_files_elsewhere_and_addresses_are_refused(private, tmp_path, monkeypatc
     monkeypatch.chdir(source)
     table, (stream, column), labeled = (
         open_table(source_of(source)),
-        open_stream(source_of(source)),
+        open_stream(source_of(source))[:2],
         open_streams(source),
     )
     reads = [
@@ -296,7 +295,7 @@ def test_typed_parquet_keeps_names(tmp_path: Path, write_source) -> None:
         ("FOLDER/part-{00..07}.parquet", {}, "part-02.parquet"),
         ("FOLDER", {"column": "picture"}, r"'picture'.*\['caption', 'image'\].* `data.column`"),
         ("FOLDER", {"split": "test"}, r"'test'.*\['train'\]"),
-        ("FOLDER/missing", {}, "'demo' nor 'demo-pypi'"),
+        ("FOLDER/missing", {}, "'demo' nor 'demo-permissive'"),
         ("EMPTY", {}, "no usable image"),
         ("TEXT", {}, r"no image column.*\['text'\]"),
         ("hub:org/name", {}, "'hub:org/name' cannot be opened: .*(offline|reach)"),
@@ -359,7 +358,7 @@ def test_shards_with_images_of_several_kinds(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     names = [f"{number}.jpg" for number in range(5)] + ["5.png", "6.jpeg", "7.JPG", "8.json"]
     source = source_of(write_tar(tmp_path / "mixed.tar", dict.fromkeys(names, b"content")))
-    dataset, column = open_stream(source)
+    dataset, column = open_stream(source)[:2]
     images = [column.read(row, "") for row in dataset]
     table = open_table(source)
     assert [table[index] for index in range(len(table))] == images

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from modeling_radio.data.settings import DataRecipe
 from modeling_radio.data.training_images import build_training_images
-from modeling_radio.training.recipes.recipe import DataRecipe
 
 
 KINDS = pytest.mark.parametrize("kind", ["folder", "parquet", "webdataset"])

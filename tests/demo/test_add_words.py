@@ -201,7 +201,7 @@ def test_students_without_such_an_adaptor_are_refused(changes, name):
     ("arguments", "named"),
     [
         (["--recipe", "dmo"], "'dmo'"),
-        (["--recipe", "c_radio_v4_h", "data.source=demo", "data.filters.min_side_ratio=null"], "`teachers`"),
+        (["--recipe", "c_radio_v4_h", "data.source=demo", "data.min_side_ratio=null"], "`teachers`"),
         (["--checkpoint", "nowhere"], "`checkpoint`"),
         (["--checkpoint", "{tmp}/other"], "'efficientnet-lite0'"),  # a student of other teachers
     ],

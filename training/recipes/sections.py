@@ -9,14 +9,12 @@ from annotated_types import Ge, Gt, Len, Lt
 from pydantic import BeforeValidator, Field, model_validator
 
 from modeling_radio.core.ids import ModelId
-from modeling_radio.core.imports import is_object_path
-from modeling_radio.core.settings import Mark, OneOf, Settings, SettingsError, require
+from modeling_radio.core.settings import INDECISIVE, Mark, OneOf, Settings, SettingsError, require
 
 
 Count = Annotated[int, Gt(0)]
 Decay = Annotated[float, Ge(0), Lt(1)]
 
-INDECISIVE = Mark("may change between two sessions of a run: it moves the weights by no more than rounding")
 STAGELESS = Mark("is the same for all stages")
 STEPS_OR_SHARE = Mark("is in steps, or below 1 a share of `schedule.num_steps`, of which each stage may have its own")
 """The rule of `warmup_steps` in transformers' `TrainingArguments`; `in_steps` resolves shares."""
@@ -47,87 +45,6 @@ def in_steps(value: Steps, num_steps: int) -> int:
     return round(value * num_steps) if value < 1 else int(value)
 
 
-class FiltersRecipe(RecipeSection):
-    """Images that are left out, and counted in `data.json` of the run's folder. Null switches a filter off.
-
-    Attributes:
-        min_side_ratio: Smallest shorter side of an image, as a multiple of the largest resolution of the partition
-            (`sizes_px`; with cached teachers `data.image_size_px`). 1 leaves out images that would be enlarged.
-        max_aspect: Largest ratio of the longer side to the shorter one.
-        min_deviation: Smallest standard deviation of an image's colors, in levels of 255, in the channel where it is
-            largest, on a thumbnail of 32 x 32 pixels. 2 leaves out empty pages.
-        max_distance: Two images are near duplicates if their perceptual hashes differ in at most this many of 64 bits;
-            only the one with the most pixels stays. 0 finds copies of other sizes and qualities; above 4 different
-            images begin to match.
-    """
-
-    min_side_ratio: float | None = Field(None, gt=0)
-    max_aspect: float | None = Field(None, ge=1)
-    min_deviation: float | None = Field(None, gt=0)
-    max_distance: int | None = Field(None, ge=0, le=7)
-
-    @property
-    def is_used(self) -> bool:
-        """True if any filter is on."""
-        return any(value is not None for value in self.to_dict().values())
-
-    @property
-    def needs_pixels(self) -> bool:
-        """True if images must be decoded, and not only their headers read."""
-        return self.min_deviation is not None or self.max_distance is not None
-
-
-class BalanceRecipe(RecipeSection):
-    """Balanced sampling: images of small groups are shown more often than images of large ones.
-
-    Attributes:
-        features: Data set that `radio extract` wrote of the same images, for streams by `--streaming`; null with
-            `weights`.
-        column: Column of it whose values are the groups, such as label; with `clusters` that of the vectors, by default
-            summary.
-        clusters: Number of clusters of the vectors that are the groups; null takes the values of `column`.
-        weights: Instead of features: the column of the images' own table, or the file of each sample in .tar shards
-            ("weight" of 000.jpg is 000.weight), with a number: how often an image is shown in a pass on average, such
-            as 0.1 or 2.3. Without streaming the mean counts as 1.
-        power: The weight of an image is the inverse of the size of its group to this power. 1 shows all groups equally
-            often.
-        max_repeats: Limit to how often an image is shown, as a multiple of its share without balance. Our choice: the
-            images of a tiny group would be learned by heart.
-    """
-
-    features: Path | None = None
-    column: str | None = None
-    clusters: int | None = Field(None, gt=1)
-    weights: str | None = None
-    power: float = Field(1.0, gt=0, le=1)
-    max_repeats: float = Field(10.0, gt=1)
-
-    @model_validator(mode="after")
-    def _check(self) -> "BalanceRecipe":
-        has_groups = self.weights is None
-        rule = "a folder of `radio extract`, or null with `weights`"
-        require((self.features is not None) == has_groups, "features", self.features, rule)
-        is_given = self.column is not None or self.clusters is not None
-        require(is_given or not has_groups, "column", self.column, "given without `clusters`")
-        for name, default in (("column", None), ("clusters", None), ("power", 1.0)):
-            value = getattr(self, name)
-            require(has_groups or value == default, name, value, f"{default} with `weights`, which need no groups")
-        return self
-
-
-IMAGE_SOURCES = {
-    "demo": "modeling_radio.demo.images:DEMO",
-    "demo-pypi": "modeling_radio.demo.images:DEMO_PYPI",
-    "demo-permissive": "modeling_radio.demo.images:DEMO_PERMISSIVE",
-}
-"""Import paths of the sources whose images are made by number: instances of `MadeImages`."""
-
-
-def is_made(source: str) -> bool:
-    """Return whether images are made by number: the source is a name of `IMAGE_SOURCES`, or an import path."""
-    return source in IMAGE_SOURCES or is_object_path(source)
-
-
 DEFAULT_BATCH_SIZE = 64
 AUTO = "auto"
 """Value of settings that follow from the device."""
@@ -136,108 +53,6 @@ AUTO = "auto"
 def require_range(name: str, bounds: tuple[float, float]) -> None:
     """Refuse bounds that are not above 0, or not in order."""
     require(0 < bounds[0] <= bounds[1], name, bounds, "two numbers above 0, the smaller first")
-
-
-class ImageSource(RecipeSection):
-    """Source of the training images.
-
-    Attributes:
-        source: "demo", "demo-pypi" or "demo-permissive"; a folder of images, of Parquet files or of webdataset shards;
-            a pattern of `.parquet` or `.tar` files, also with `{000..123}`; or a data set of the Hub, `ORG/NAME`
-            if a folder has this name too, followed by `:config` if it has several configurations. Or the import path of
-            a `MadeImages` of your own, "my_package.my_module:MY_IMAGES".
-        split: Split of a Hub data set; None for "train".
-        column: Column of the images; None finds it.
-        balance: Frequencies of the images of rare and frequent groups; null shows all equally often.
-    """
-
-    source: str
-    split: str | None = None
-    column: str | None = None
-    balance: BalanceRecipe | None = None
-
-
-class SourceRecipe(ImageSource):
-    """One of several sources.
-
-    Attributes:
-        weight: Share of the images that come from here.
-    """
-
-    weight: float = Field(gt=0, le=1)
-
-
-RGB = (0, 1, 2)
-"""Channels of a picture."""
-
-
-class DataRecipe(ImageSource):
-    """The unlabeled training images.
-
-    Attributes:
-        mixed_in: Further sources with their weights; the first one gives the rest of the images.
-        streaming: Read Parquet, webdataset and Hub data in order instead of copying them to `datasets`' cache first;
-            for data that are too large to copy.
-        shuffle_buffer: Streaming only: number of images that are shuffled together, in memory.
-        num_images: Number of images to use; None for all.
-        image_size_px: Side of images that are made, such as the demo's. With cached teacher features all images are
-            cropped to squares of this side, which the teachers see. Otherwise whole images are used.
-        seed: Seed of generated images. It is separate from `Recipe.seed`, so that several students can share a cache.
-        num_workers: Processes that decode images, per rank.
-        filters: Images that are left out.
-        num_channels: Experimental. Channels of the student's images, which are TIFF, GeoTIFF or `.npy` files of 8 or 16
-            bits in folders; None for pictures, in RGB.
-        rgb_channels: Experimental. Those of the `num_channels` that the teachers see as red, green and blue.
-        rgb_white: Experimental. Value in [0, 1] that the teachers see as white: many sensors use a small part of 16
-            bits.
-    """
-
-    mixed_in: list[SourceRecipe] = []
-    streaming: bool = False
-    shuffle_buffer: int = Field(1000, gt=0)
-    num_images: int | None = Field(None, gt=0)
-    image_size_px: int = Field(224, gt=0)
-    seed: int = Field(0, ge=0)
-    num_workers: Annotated[int, INDECISIVE] = Field(2, ge=0)
-    filters: FiltersRecipe = FiltersRecipe()
-    num_channels: int | None = Field(None, gt=0)
-    rgb_channels: tuple[int, int, int] = RGB
-    rgb_white: float = Field(1.0, gt=0, le=1)
-
-    @model_validator(mode="after")
-    def _check(self) -> "DataRecipe":
-        is_free = self.num_images is None or not (self.streaming or self.mixed_in)
-        require(is_free, "num_images", self.num_images, "null with `data.streaming` or `data.mixed_in`")
-        can_compare = not self.streaming or self.filters.max_distance is None
-        rule = "null with `data.streaming`, where images are seen one after the other and not among each other"
-        require(can_compare, "filters.max_distance", self.filters.max_distance, rule)
-        made = [entry.source for entry in (self, *self.mixed_in) if is_made(entry.source)]
-        rule = "left out, all null, with images that are made, such as the demo's, which have no files to filter"
-        require(not made or not self.filters.is_used, "filters", self.filters.to_dict(), rule)
-        is_balanced = any(entry.balance is not None for entry in (self, *self.mixed_in))
-        rule = "null with `data.num_images` or images that are made, such as the demo's"
-        can_balance = not (made or self.num_images is not None)
-        require(can_balance or not is_balanced, "balance", "a mapping", rule)
-        weights = [entry.weight for entry in self.mixed_in]
-        require(sum(weights) < 1, "mixed_in (weights)", weights, "numbers with a sum below 1")
-        for_pictures = bool(made) or self.streaming or self.filters.is_used or is_balanced
-        rule = "null with images that are made, `data.streaming`, `data.filters` and `data.balance`"
-        require(self.num_channels is None or not for_pictures, "num_channels", self.num_channels, rule)
-        last = (self.num_channels or len(RGB)) - 1
-        are_known = all(0 <= each <= last for each in self.rgb_channels)
-        require(are_known, "rgb_channels", self.rgb_channels, f"channels from 0 to {last}")
-        is_plain = self.rgb_channels == RGB and self.rgb_white == 1
-        rule = "given with `data.rgb_channels` and `data.rgb_white`"
-        require(is_plain or self.num_channels is not None, "num_channels", None, rule)
-        return self
-
-    def sources(self) -> list[SourceRecipe]:
-        """Return all sources; their weights sum to 1."""
-        rest = 1 - sum(entry.weight for entry in self.mixed_in)
-        return [
-            SourceRecipe(source=self.source, weight=rest, split=self.split, column=self.column, balance=self.balance),
-            *self.mixed_in,
-        ]
 
 
 class ViewsRecipe(RecipeSection):
@@ -766,7 +581,7 @@ class LoggingRecipe(RecipeSection):
     Attributes:
         every_steps: Steps between two records.
         trackers: Names of Accelerate's trackers, for example `[tensorboard]`.
-        picture_source: Source of these images: "demo", "demo-pypi", the import path of a `MadeImages`, or a folder of
+        picture_source: Source of these images: "demo", the import path of a `MadeImages`, or a folder of
             images, whose held-out part is shown; None for `data.source` if it is one of these. Streamed folders have no
             held-out part.
         metrics_every_steps: Steps between two measurements on held-out images of `picture_source`; the last step is

@@ -21,10 +21,11 @@ from modeling_radio.core.imports import find_function, is_import_path
 from modeling_radio.core.seeds import derive_seed
 from modeling_radio.core.timing import fastest_seconds
 from modeling_radio.data.arrays import ArrayFolder, measure_channels
+from modeling_radio.data.settings import RGB
 from modeling_radio.layers_radio import AttentionLayout, RadioBlock, Segments
 from modeling_radio.presets_radio import NAVITS
 from modeling_radio.training.recipes.recipe import Recipe, RecipeError
-from modeling_radio.training.recipes.sections import OWN_ARCHITECTURE, RGB
+from modeling_radio.training.recipes.sections import OWN_ARCHITECTURE
 from modeling_radio.training.student.foreign import check_foreign, foreign_config, freeze_parts
 from modeling_radio.training.student.navit import check_navit, navit_config
 from modeling_radio.training.student.packing import check_packing

@@ -13,12 +13,13 @@ from modeling_radio.adaptors_radio import RadioAdaptor
 from modeling_radio.core.files import write_folder
 from modeling_radio.core.ranks import copy_from_first_rank
 from modeling_radio.data.arrays import AS_ARRAYS
+from modeling_radio.data.settings import RGB
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.layers_radio import RadioFeatureNormalizer, RadioIntermediateNormalizer
 from modeling_radio.model_cards.lineage import Lineage
 from modeling_radio.nvidia.tensors import fold_layer_scale
 from modeling_radio.training.recipes.recipe import RecipeError
-from modeling_radio.training.recipes.sections import RGB, ExportRecipe
+from modeling_radio.training.recipes.sections import ExportRecipe
 from modeling_radio.training.student.packing import pack_groups
 from modeling_radio.training.student.refits import unstandardize_heads
 from modeling_radio.training.student.regularizers import fold_spectral_scales

@@ -8,14 +8,14 @@ from pathlib import Path
 from modeling_radio import RadioAdaptorConfig, RadioConfig
 from modeling_radio.core.ids import LIBRARY_PREFIXES, name_of_folder
 from modeling_radio.data.made_images import open_made_images
+from modeling_radio.data.settings import DataRecipe, is_made
 from modeling_radio.data.sources import public_name
 from modeling_radio.metrics.results import Source
 from modeling_radio.model_cards.build import license_of
 from modeling_radio.model_cards.licenses import DOUBT, nvidia_license
 from modeling_radio.model_cards.lineage import Lineage
 from modeling_radio.model_cards.metadata import ABOUT_TRAINING, HUB_ID
-from modeling_radio.training.recipes.recipe import DataRecipe, Recipe, TeacherRecipe
-from modeling_radio.training.recipes.sections import is_made
+from modeling_radio.training.recipes.recipe import Recipe, TeacherRecipe
 from modeling_radio.training.teachers.published.catalog import family_of
 from modeling_radio.training.teachers.registry import package_of
 

@@ -37,7 +37,8 @@ from modeling_radio.core.ranks import of_all_ranks, rank_and_count
 from modeling_radio.core.settings import differences, hash_of, with_defaults
 from modeling_radio.core.timing import ProgressBar
 from modeling_radio.data.image_table import Images
-from modeling_radio.training.recipes.recipe import DataRecipe, Recipe, RecipeError, TeacherRecipe
+from modeling_radio.data.settings import DataRecipe
+from modeling_radio.training.recipes.recipe import Recipe, RecipeError, TeacherRecipe
 from modeling_radio.training.recipes.sections import RunOptions
 from modeling_radio.training.teachers.base import Teacher, by_network
 

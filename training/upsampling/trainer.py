@@ -28,11 +28,11 @@ from modeling_radio.core.settings import differences
 from modeling_radio.core.tables import markdown
 from modeling_radio.data.image_table import Images, Split
 from modeling_radio.data.made_images import open_made_images
+from modeling_radio.data.settings import DataRecipe, is_made
 from modeling_radio.data.training_images import build_images, build_training_images
 from modeling_radio.figures.features import fit_pca_basis, pca_colors
 from modeling_radio.figures.rows import FigureRow, draw_rows, photograph_row
-from modeling_radio.training.recipes.recipe import DataRecipe, Recipe, RecipeError, decisive_part
-from modeling_radio.training.recipes.sections import is_made
+from modeling_radio.training.recipes.recipe import Recipe, RecipeError, decisive_part
 from modeling_radio.training.targets.feature_cache import size_words
 from modeling_radio.training.teachers.base import Teacher
 from modeling_radio.training.teachers.featsharp import (

@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from modeling_radio.data.decoding import DRAFT_GAP, ImageSize, to_tensor
+from modeling_radio.data.settings import RGB
 from modeling_radio.training.losses.alignment import Alignment, Sides
 from modeling_radio.training.recipes.recipe import PartitionRecipe, Recipe, RecipeError, ViewsRecipe
-from modeling_radio.training.recipes.sections import RGB
 from modeling_radio.training.views.packed_tensors import PackedTensors
 from modeling_radio.training.views.plan import PlannedBatch
 from modeling_radio.training.views.shapes import Grid

@@ -368,12 +368,12 @@ def large_enough_images(images: Images, recipe: Recipe) -> dict[str, Tensor]:
 
     Args:
         images: The data set.
-        recipe: `data.filters.min_side_ratio` says how large an image must be.
+        recipe: `data.min_side_ratio` says how large an image must be.
 
     Raises:
         RecipeError: If no image is large enough for a partition.
     """
-    ratio, sides = recipe.data.filters.min_side_ratio, images.short_sides()
+    ratio, sides = recipe.data.min_side_ratio, images.short_sides()
     if ratio is None or sides is None:
         return {}
     image_numbers = {}
@@ -382,7 +382,7 @@ def large_enough_images(images: Images, recipe: Recipe) -> dict[str, Tensor]:
         numbers = (sides >= least).nonzero().flatten()
         if not len(numbers):
             raise RecipeError(
-                f"`data.filters.min_side_ratio` must leave an image of at least {least:.0f} px for partition "
+                f"`data.min_side_ratio` must leave an image of at least {least:.0f} px for partition "
                 f"{partition.name!r}, got {ratio}: the largest has {int(sides.max())} px. Lower it, or `sizes_px`."
             )
         if len(numbers) < len(sides):

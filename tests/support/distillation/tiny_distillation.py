@@ -11,9 +11,10 @@ from torchvision.io import write_png
 import modeling_radio.training.teachers.registry
 from modeling_radio.core.files import write_file
 from modeling_radio.data.image_table import Images
+from modeling_radio.data.settings import DataRecipe
 from modeling_radio.training.distillation import inputs, tracking, trainer
 from modeling_radio.training.distillation.checkpoints import SavedTensors
-from modeling_radio.training.recipes.recipe import DataRecipe, load_recipe
+from modeling_radio.training.recipes.recipe import load_recipe
 from modeling_radio.training.teachers.base import Teacher
 from modeling_radio.training.teachers.outputs import TeacherOutput
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from modeling_radio.data.image_table import Images
-from modeling_radio.training.recipes.sections import DataRecipe, RunOptions
+from modeling_radio.data.settings import DataRecipe
+from modeling_radio.training.recipes.sections import RunOptions
 from modeling_radio.training.teachers.base import Teacher
 from modeling_radio.training.teachers.featsharp import UpsampledTeacher
 from modeling_radio.training.teachers.outputs import TeacherOutput

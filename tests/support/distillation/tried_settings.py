@@ -25,13 +25,12 @@ from tiny_networks import CONVNEXT, RESNET
 from torch import Tensor, nn
 
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.core.settings import choices_of, kinds_of, list_settings, marked, section_of
+from modeling_radio.core.settings import INDECISIVE, choices_of, kinds_of, list_settings, marked, section_of
 from modeling_radio.training.distillation import trainer
 from modeling_radio.training.distillation.stages import run_recipe
 from modeling_radio.training.hooks.base import StepHook
 from modeling_radio.training.losses.terms import LossTerm, teacher_of
 from modeling_radio.training.recipes.recipe import Recipe, load_recipe
-from modeling_radio.training.recipes.sections import INDECISIVE
 from modeling_radio.training.student.build import check_student_views
 from modeling_radio.training.teachers.featsharp import FeatSharp, UpsampledTeacher, UpsamplerConfig, save_upsampler
 from modeling_radio.training.teachers.outputs import TeacherOutput
@@ -104,27 +103,11 @@ RAGGED = {**ALWAYS, "partitions.low.sizes_px": [48, 64], "partitions.low.vitdet_
 RAGGED |= {"partitions.low.probabilities": [1.0, 0.0]}
 
 
-def _balance(features: str, column: str) -> dict[str, Any]:
-    return {"features": features, "column": column}
-
-
-def _mixed_in(features: str, column: str) -> dict[str, Any]:
-    return {"data.mixed_in": [{"source": "images", "weight": 0.4, "balance": _balance(features, column)}]}
-
-
 CONTEXTS: dict[str, dict[str, Any]] = {
-    "data.balance": {"data.source": "images", "data.balance": _balance("features", "label")},
-    "data.balance.features": {"data.balance": _balance("other_features", "label")},
-    "data.balance.clusters": {"data.balance": _balance("features", "summary")},
-    "data.balance.weights": {"data.source": "tables", "data.balance": {"weights": "often"}},
+    "data.weights": {"data.source": "tables"},
     "data.column": {"data.source": "tables"},
     "data.mixed_in": MIXED,
-    "data.mixed_in.0.balance": _mixed_in("features", "label"),
-    "data.mixed_in.0.balance.features": _mixed_in("other_features", "label"),
-    "data.mixed_in.0.balance.clusters": _mixed_in("features", "summary"),
-    "data.mixed_in.0.balance.weights": {
-        "data.mixed_in": [{"source": "tables", "weight": 0.4, "balance": {"weights": "often"}}]
-    },
+    "data.mixed_in.0.weights": {"data.mixed_in": [{"source": "tables", "weight": 0.4}]},
     "data.mixed_in.0.column": {"data.mixed_in": [{"source": "tables", "weight": 0.4}]},
     "data.streaming": {"data.source": "tables"},
     "data.shuffle_buffer": STREAMED,
@@ -204,10 +187,9 @@ VALUES: dict[str, Sequence[Any]] = {
     "data.num_channels": [4],
     "data.rgb_channels": [(2, 1, 3)],
     "data.rgb_white": [0.5],
-    "data.filters.min_side_ratio": [1.0],
-    "data.filters.max_aspect": [3.0],
-    "data.filters.min_deviation": [2.0],
-    "data.filters.max_distance": [3],
+    "data.min_side_ratio": [1.0],
+    "data.weights": ["often"],
+    "data.mixed_in.0.weights": ["often"],
     "views.cache_dir": ["elsewhere"],
     "views.aspect_steps": [2],
     "partitions.low.name": ["renamed"],
@@ -239,17 +221,6 @@ VALUES: dict[str, Sequence[Any]] = {
     "logging.metrics_sizes_px": [[32]],
     "logging.knn_data": ["labeled"],
     "logging.knn_every_steps": [1],
-    **{
-        f"{balance}.{name}": values
-        for balance in ("data.balance", "data.mixed_in.0.balance")
-        for name, values in {
-            "features": ["features"],
-            "column": ["kind"],
-            "clusters": [2],
-            "max_repeats": [1.2],
-            "weights": ["seldom"],
-        }.items()
-    },
 }
 """Values of settings that cannot be made from their types."""
 
@@ -461,8 +432,8 @@ def _values_with(changes: tuple[str, ...]) -> dict[str, Any]:
 
 
 def write_world(folder: Path) -> None:
-    """Write what the trials read: images of several kinds, features to balance by, an upsampler and the base recipe."""
-    from pyarrow import FixedSizeListArray, array, parquet, table
+    """Write what the trials read: images of several kinds, an upsampler and the base recipe."""
+    from pyarrow import parquet, table
 
     (folder / "base.yaml").write_text(BASE)
     odd = [picture(0, 90, 60), picture(1, 48, 40), flat(50), flat(70), picture(30, 400, 80)]
@@ -475,18 +446,6 @@ def write_world(folder: Path) -> None:
         picture(120 + number, 64, 48).save(folder / f"labeled/{number % 2}/{number}.png")
     for number, image in enumerate(odd):
         image.save(folder / "images" / f"odd-{number}.png")
-    names = sorted(path.name for path in (folder / "images").iterdir())
-    vectors = torch.eye(4)[torch.arange(len(names)) % 4 // 3] + torch.arange(len(names))[:, None] / 1000
-    columns = {
-        "id": array(names),
-        "label": array(["odd" if name.startswith("odd") else "usual" for name in names]),
-        "kind": array([str(number % 3 // 2) for number in range(len(names))]),
-        "summary": FixedSizeListArray.from_arrays(array(vectors.flatten().tolist()), 4),
-    }
-    for name, label in (("features", "label"), ("other_features", "kind")):
-        (folder / name / "data").mkdir(parents=True)
-        rows = table({**columns, "label": columns[label]})
-        parquet.write_table(rows, folder / name / "data" / "train-00000-of-00001.parquet")
     name, width = "tried_settings:TriedTeacher", 12
     own = UpsampledTeacher(name, None, {"summary_dim": 10, "feature_dim": width}, width, input_size_px=32, grid=2)
     torch.manual_seed(0)
@@ -503,7 +462,7 @@ def write_world(folder: Path) -> None:
         paths = sorted((folder / "others").iterdir())[part::4]
         images = [path.read_bytes() for path in paths]
         parquet.write_table(
-            table({"image": images, "picture": images[::-1], "often": [0, 1, 2, 3, 4], "seldom": [4, 3, 2, 1, 0]}),
+            table({"image": images, "picture": images[::-1], "often": [0, 1, 2, 3, 4]}),
             folder / "tables" / f"part-{part}.parquet",
         )
 
@@ -515,8 +474,6 @@ WORLD = (
     "others",
     "pictures",
     "arrays",
-    "features",
-    "other_features",
     "tables",
     "start",
     "upsampler",
@@ -640,14 +597,12 @@ NUM_PACKS = 11
 
 
 ALONE = {
-    "data.filters.max_distance",
     "spectral.is_used",
     "damp.sigma",
     "student.frozen_statistics",
     "logging.metrics_sizes_px",
 }
-"""Settings that run alone: a source that is mixed in twice has nothing but near duplicates, and a student of
-convolutions has no linear layer, or patches of 32 px."""
+"""Settings that run alone: a student of convolutions has no linear layer, or patches of 32 px."""
 
 
 def pack(trials: Sequence[Trial]) -> list[list[Trial]]:

@@ -187,7 +187,7 @@ def test_newest_is_found_and_oldest_are_removed(tmp_path: Path) -> None:
 
 def test_changes_that_are_allowed_are_returned(tmp_path: Path) -> None:
     saved = load_recipe("demo").to_dict()
-    recipe = load_recipe("demo", ["optimizer.learning_rate=1", "data.source=demo-pypi", "data.num_images=7"])
+    recipe = load_recipe("demo", ["optimizer.learning_rate=1", "data.source=demo-permissive", "data.num_images=7"])
     with pytest.raises(RecipeError, match=r"--allow-changes data.source,data.num_images`"):
         check_same_recipe(tmp_path, saved, recipe, ["optimizer.learning_rate"])
     accepted = check_same_recipe(tmp_path, saved, recipe, ["optimizer.learning_rate", "data", "mesa"])

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from deep_teacher import DeepTeacher
-from pyarrow import parquet, table
 from tiny_adaptors import build_model_with_adaptors
 from tiny_distillation import NoiseImages, TinyTeacher
 from torch import distributed
@@ -161,19 +160,18 @@ def test_auto_fits_the_smallest_gpu_of_all_ranks_and_is_one_part_elsewhere(
     assert len(told) == 2  # lines, of the GPUs
 
 
-def test_ranks_open_balanced_and_filtered_images_together(
+def test_ranks_open_weighted_and_large_enough_images_together(
     recipe_file: str, write_source: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The groups are found by one rank and sent to the others, but not while ranks take turns."""
+    """Sizes are read by one rank and kept for the others, which wait."""
     monkeypatch.setattr(inputs, "build_training_images", training_images.build_training_images)
     monkeypatch.setenv("RADIO_CACHE", str(tmp_path / "own_cache"))
-    source, features = write_source("folder", 8), tmp_path / "features"
-    (features / "data").mkdir(parents=True)
+    source = write_source("folder", 8)
     names = [path.relative_to(source).as_posix() for path in sorted(Path(source).rglob("*.*"))]
-    groups = {"id": names, "label": ["rare", *["frequent"] * (len(names) - 1)]}
-    parquet.write_table(table(groups), features / "data" / "train-0.parquet")
-    data = f"{{source: {source}, num_images: null, balance: {{features: {features}, column: label}}}}"
-    recipe = load_recipe(recipe_file, [f"data={data}", "data.filters.max_aspect=9"])
+    rows = [f"{name},{9 if number == 3 else 1}" for number, name in enumerate(names)]
+    (Path(source) / "metadata.csv").write_text("\n".join(["file_name,w", *rows]))
+    data = f"{{source: {source}, num_images: null, weights: w, min_side_ratio: 0.5}}"
+    recipe = load_recipe(recipe_file, [f"data={data}"])
 
     def check() -> None:
         set_timeout(timedelta(seconds=30))

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from modeling_radio.core.checked_tensors import DamagedFileError
 from modeling_radio.core.interruption import Interrupted
 from modeling_radio.data.image_folder import ImageFolder
+from modeling_radio.data.settings import DataRecipe
 from modeling_radio.data.training_images import build_training_images
-from modeling_radio.training.recipes.recipe import DataRecipe, Recipe, RecipeError, TeacherRecipe, ViewsRecipe
+from modeling_radio.training.recipes.recipe import Recipe, RecipeError, TeacherRecipe, ViewsRecipe
 from modeling_radio.training.targets import feature_cache
 from modeling_radio.training.targets.feature_cache import (
     CacheContents,

@@ -214,7 +214,7 @@ IMAGES = Sized(40, 300, 64, 100, 31, 128)
 
 def filtered(ratio: float | None, teachers: str = "online") -> Recipe:
     low, high = ({"name": "low", "sizes_px": [16, 32], "batch_size": 4}, {"name": "high", "sizes_px": [96]})
-    data = {"source": "s", "image_size_px": 64, "filters": {"min_side_ratio": ratio}}
+    data = {"source": "s", "image_size_px": 64, "min_side_ratio": ratio}
     return small_recipe(data=data, views={"teachers": teachers}, partitions=[low, {**high, "batch_size": 3}])
 
 
@@ -231,7 +231,7 @@ def test_partitions_see_what_is_large_enough_for_their_largest_size(ratio, teach
     recipe = filtered(ratio, teachers)
     assert {name: numbers.tolist() for name, numbers in large_enough_images(IMAGES, recipe).items()} == expected
     assert smallest_used_px(recipe) == (64 if teachers == "cached" else 32)
-    with pytest.raises(RecipeError, match=r"`data.filters.min_side_ratio` .*'high'"):
+    with pytest.raises(RecipeError, match=r"`data.min_side_ratio` .*'high'"):
         large_enough_images(IMAGES, filtered(4))
 
 

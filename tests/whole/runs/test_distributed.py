@@ -44,12 +44,13 @@ from two_processes import (
 
 from modeling_radio.core.errors import UserError
 from modeling_radio.core.files import sole_run
+from modeling_radio.data.settings import DataRecipe
 from modeling_radio.layers_radio import RadioBlock
 from modeling_radio.training.distillation import checkpoints, monitoring
 from modeling_radio.training.distillation.checkpoints import PART_BYTES
 from modeling_radio.training.distillation.stages import run_recipe
 from modeling_radio.training.distillation.tracking import RunHistory
-from modeling_radio.training.recipes.recipe import DataRecipe, load_recipe
+from modeling_radio.training.recipes.recipe import load_recipe
 from modeling_radio.training.student.sharding import build_accelerator
 from modeling_radio.training.teachers.outputs import TeacherOutput
 
@@ -109,8 +110,8 @@ BALANCED = (
 NORMALIZERS = (UNEVEN, "export={feature_normalizer: true, intermediate_normalizers: shared}")
 BALANCED_STREAM = (  # a step is a pass, in which each rank has six images and three large ones, some several times
     *CONVNEXT.overrides,
-    "data={source: stream, streaming: true, num_images: null, shuffle_buffer: 3, balance: {weights: often}}",
-    "data.filters.min_side_ratio=1",
+    "data={source: stream, streaming: true, num_images: null, shuffle_buffer: 3, weights: often}",
+    "data.min_side_ratio=1",
     "partitions=[{name: low, sizes_px: [64], batch_size: 12}, {name: high, sizes_px: [96], batch_size: 6}]",
     # Nothing is random about an image, or its place in the step would decide: ranks see other orders than one process.
     "views={crop_scale: [1, 1], crop_aspect: [1, 1], max_shift_patches: 0, flip_probability: 0, brightness: 0}",

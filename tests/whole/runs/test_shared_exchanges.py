@@ -13,7 +13,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pytest
 import tiny_distillation as tiny
 import torch
@@ -42,9 +41,8 @@ SETTINGS = (
 )
 DATA = {
     "folder": ("data.source=images", "data.num_images=null"),
-    "balanced": (
-        "data={source: images, num_images: null, image_size_px: 64, num_workers: 0,"
-        " balance: {features: features, column: label}, filters: {max_aspect: 3}}",
+    "weighted": (
+        "data={source: images, num_images: null, image_size_px: 64, num_workers: 0, weights: w, min_side_ratio: 0.5}",
     ),
     "cached": ("data.source=images", "data.num_images=null", "views={teachers: cached, cache_dir: cache}"),
     "streamed": ("data.source=stream", "data.num_images=null", "data.streaming=true", "data.shuffle_buffer=2"),
@@ -133,11 +131,11 @@ def run_cases(cases: list[Case]) -> None:
 
 
 def write_images() -> None:
-    """Twelve images as a folder and as a stream of six shards, and the features by which they are balanced."""
+    """Twelve images as a folder with weights, and as a stream of six shards."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(12, 3, 4, 4, generator=generator)
     images = (torch.nn.functional.interpolate(coarse, (64, 64), mode="bilinear") * 255).byte()
-    for folder in ("images", "stream", "features/data"):
+    for folder in ("images", "stream"):
         Path(folder).mkdir(parents=True)
     names = [f"{number:02}.png" for number in range(12)]
     for name, image in zip(names, images, strict=True):
@@ -146,8 +144,8 @@ def write_images() -> None:
     for shard in range(6):
         rows = {"image": contents[shard::6]}
         parquet.write_table(table(rows), f"stream/part-{shard}.parquet")
-    labels = np.where(np.arange(12) < 3, "rare", "frequent")
-    parquet.write_table(table({"id": names, "label": labels}), "features/data/train-0.parquet")
+    weights = [f"{name},{3 if number < 3 else 1}" for number, name in enumerate(names)]
+    Path("images/metadata.csv").write_text("\n".join(["file_name,w", *weights]))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,119 @@
+"""The settings of training images, which recipes have and all readers of `data/` take."""
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from modeling_radio.core.imports import is_object_path
+from modeling_radio.core.settings import INDECISIVE, Settings, require
+
+
+IMAGE_SOURCES = {
+    "demo": "modeling_radio.demo.images:DEMO",
+    "demo-permissive": "modeling_radio.demo.images:DEMO_PERMISSIVE",
+}
+"""Import paths of the sources whose images are made by number: instances of `MadeImages`."""
+
+RGB = (0, 1, 2)
+"""Channels of a picture."""
+
+
+def is_made(source: str) -> bool:
+    """Return whether images are made by number: the source is a name of `IMAGE_SOURCES`, or an import path."""
+    return source in IMAGE_SOURCES or is_object_path(source)
+
+
+class ImageSource(Settings):
+    """Source of the training images.
+
+    Attributes:
+        source: "demo" or "demo-permissive"; a folder of images, of Parquet files or of webdataset shards;
+            a pattern of `.parquet` or `.tar` files, also with `{000..123}`; or a data set of the Hub, `ORG/NAME`
+            if a folder has this name too, followed by `:config` if it has several configurations. Or the import path of
+            a `MadeImages` of your own, "my_package.my_module:MY_IMAGES".
+        split: Split of a Hub data set; None for "train".
+        column: Column of the images; None finds it.
+        weights: Where each image has a number that says how often it is shown in relation to the others: a column of a
+            table, the file of each sample in .tar shards ("weight" of 000.jpg is 000.weight), or a column of a folder's
+            `metadata.csv`. None shows all images equally often.
+    """
+
+    source: str
+    split: str | None = None
+    column: str | None = None
+    weights: str | None = None
+
+
+class SourceRecipe(ImageSource):
+    """One of several sources.
+
+    Attributes:
+        weight: Share of the images that come from here.
+    """
+
+    weight: float = Field(gt=0, le=1)
+
+
+class DataRecipe(ImageSource):
+    """The unlabeled training images.
+
+    Attributes:
+        mixed_in: Further sources with their weights; the first one gives the rest of the images.
+        streaming: Read Parquet, webdataset and Hub data in order instead of copying them to `datasets`' cache first;
+            for data that are too large to copy.
+        shuffle_buffer: Streaming only: number of images that are shuffled together, in memory.
+        num_images: Number of images to use; None for all.
+        image_size_px: Side of images that are made, such as the demo's. With cached teacher features all images are
+            cropped to squares of this side, which the teachers see. Otherwise whole images are used.
+        seed: Seed of generated images. It is separate from `Recipe.seed`, so that several students can share a cache.
+        num_workers: Processes that decode images, per rank.
+        min_side_ratio: Smallest shorter side of an image, as a multiple of the largest resolution of its partition
+            (`sizes_px`; with cached teachers `data.image_size_px`). 1 leaves out images that would be enlarged. Those
+            left out are counted in `data.json` of the run's folder. None takes all images.
+        num_channels: Experimental. Channels of the student's images, which are TIFF, GeoTIFF or `.npy` files of 8 or 16
+            bits in folders; None for pictures, in RGB.
+        rgb_channels: Experimental. Those of the `num_channels` that the teachers see as red, green and blue.
+        rgb_white: Experimental. Value in [0, 1] that the teachers see as white: many sensors use a small part of 16
+            bits.
+    """
+
+    mixed_in: list[SourceRecipe] = []
+    streaming: bool = False
+    shuffle_buffer: int = Field(1000, gt=0)
+    num_images: int | None = Field(None, gt=0)
+    image_size_px: int = Field(224, gt=0)
+    seed: int = Field(0, ge=0)
+    num_workers: Annotated[int, INDECISIVE] = Field(2, ge=0)
+    min_side_ratio: float | None = Field(None, gt=0)
+    num_channels: int | None = Field(None, gt=0)
+    rgb_channels: tuple[int, int, int] = RGB
+    rgb_white: float = Field(1.0, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> "DataRecipe":
+        is_free = self.num_images is None or not (self.streaming or self.mixed_in)
+        require(is_free, "num_images", self.num_images, "null with `data.streaming` or `data.mixed_in`")
+        made = [entry.source for entry in (self, *self.mixed_in) if is_made(entry.source)]
+        rule = "null with images that are made, such as the demo's, which have no files"
+        require(not made or self.min_side_ratio is None, "min_side_ratio", self.min_side_ratio, rule)
+        weighted = next((entry.weights for entry in (self, *self.mixed_in) if entry.weights is not None), None)
+        rule = "null with `data.num_images` or images that are made, such as the demo's"
+        require(not (made or self.num_images is not None) or weighted is None, "weights", weighted, rule)
+        weights = [entry.weight for entry in self.mixed_in]
+        require(sum(weights) < 1, "mixed_in (weights)", weights, "numbers with a sum below 1")
+        for_pictures = bool(made) or self.streaming or self.min_side_ratio is not None or weighted is not None
+        rule = "null with images that are made, `data.streaming`, `data.min_side_ratio` and `data.weights`"
+        require(self.num_channels is None or not for_pictures, "num_channels", self.num_channels, rule)
+        last = (self.num_channels or len(RGB)) - 1
+        are_known = all(0 <= each <= last for each in self.rgb_channels)
+        require(are_known, "rgb_channels", self.rgb_channels, f"channels from 0 to {last}")
+        is_plain = self.rgb_channels == RGB and self.rgb_white == 1
+        rule = "given with `data.rgb_channels` and `data.rgb_white`"
+        require(is_plain or self.num_channels is not None, "num_channels", None, rule)
+        return self
+
+    def sources(self) -> list[SourceRecipe]:
+        """Return all sources; their weights sum to 1."""
+        rest = 1 - sum(entry.weight for entry in self.mixed_in)
+        own = {name: getattr(self, name) for name in ImageSource.model_fields}
+        return [SourceRecipe(**own, weight=rest), *self.mixed_in]
