@@ -1,11 +1,11 @@
-"""The settings of training images, which recipes have and all readers of `data/` take."""
+"""The settings of images: those of a recipe, which have no labels, and labeled ones for a task."""
 
 from typing import Annotated
 
 from pydantic import Field, model_validator
 
 from modeling_radio.core.imports import is_object_path
-from modeling_radio.core.settings import INDECISIVE, Settings, require
+from modeling_radio.core.settings import INDECISIVE, LabeledSource, Settings, require
 
 
 IMAGE_SOURCES = {
@@ -117,3 +117,31 @@ class DataRecipe(ImageSource):
         rest = 1 - sum(entry.weight for entry in self.mixed_in)
         own = {name: getattr(self, name) for name in ImageSource.model_fields}
         return [SourceRecipe(**own, weight=rest), *self.mixed_in]
+
+
+class LabeledData(LabeledSource):
+    """Base of the settings of a command that reads labeled images for one task.
+
+    Attributes:
+        data: Folder, file or Hub id of the labeled images: folders of classes, `images/` beside `masks/` or `depth/`,
+            COCO, Parquet, webdataset.
+        task: Name of the task, for messages.
+        skip_damaged: Leave out and name images that cannot be decoded, or whose mask cannot; each is decoded once for
+            this, before the run. By default the first one ends the run. Streams always leave them out.
+        classes: Names of the classes in the order of their ids; by default those of the data.
+        target_column: Column of the labels, masks, boxes or depth maps; by default the first of the usual names.
+        num_channels: Experimental. Channels of TIFF, GeoTIFF or .npy files, of 8 or 16 bits or floats in [0, 1], which
+            are read in full; by default the files are pictures, and become RGB of 8 bits.
+        validation_share: Share of the images to hold out if the source has no split of its own: of each class of labels
+            or boxes, at least one image.
+        seed: Seed of the split, and of the order of a stream.
+    """
+
+    data: str = Field(min_length=1)
+    task: str
+    skip_damaged: bool = False
+    classes: tuple[str, ...] | None = Field(None, min_length=1)
+    target_column: str | None = None
+    num_channels: int | None = Field(None, gt=0)
+    validation_share: float = Field(0.1, gt=0, lt=1)
+    seed: int = 0

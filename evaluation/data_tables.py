@@ -14,11 +14,8 @@ from torchvision.models import EfficientNet_B0_Weights
 
 from modeling_radio.core.errors import first_few
 from modeling_radio.core.imports import find_function
-from modeling_radio.core.seeds import make_generator
 from modeling_radio.core.settings import hash_of, read_yaml
 from modeling_radio.core.timing import ProgressBar
-from modeling_radio.data.decoding import EncodedImage, UnusableImageError, decode_rgb, image_size, to_tensor
-from modeling_radio.data.image_folder import files_fingerprint
 from modeling_radio.data.labeled.folders import (
     DEPTH_FOLDERS,
     IMAGE_FOLDERS,
@@ -33,6 +30,7 @@ from modeling_radio.data.labeled.folders import (
     read_mask_folder,
 )
 from modeling_radio.data.labeled.labels import find_problem_type, number_classes, read_depth, read_mask
+from modeling_radio.data.labeled.rows import DecodedImages, choose_rows, table_state
 from modeling_radio.data.labeled.tables import (
     IMAGE_COLUMNS,
     choose_column,
@@ -44,7 +42,7 @@ from modeling_radio.data.labeled.tables import (
     readable_tables,
     with_columns,
 )
-from modeling_radio.data.sources import ImageColumn, check_named_file, public_name
+from modeling_radio.data.sources import check_named_file, public_name
 from modeling_radio.evaluation.data import KINDS, EvaluationData, Examples, Kind, Part, check_kind, groups_of
 from modeling_radio.evaluation.data_captions import FILES, open_captions
 from modeling_radio.evaluation.data_concepts import open_saco
@@ -422,39 +420,6 @@ class SplitRows:
         return self.table.select_columns([role])[:][role]
 
 
-class DecodedImages:
-    """The images of a split, decoded on access.
-
-    Args:
-        table: Table with the column `image`; opened by `open_tables`, which checks the files that it may name.
-        source: The user's name of the data.
-        where: Returns the name of an image in errors.
-    """
-
-    def __init__(self, table: Dataset, source: str, where: Callable[[int], str]) -> None:
-        self.table, self.where = encoded(cast("Dataset", table.select_columns(["image"]))), where
-        self.column = ImageColumn(source, "image", is_listed=True)
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def __getitem__(self, index: int) -> Tensor:
-        image = self._read(index)
-        try:
-            return to_tensor(decode_rgb(image, smallest_px=1))
-        except UnusableImageError as error:
-            raise ValueError(
-                f"`data` must have images that can be decoded, got {image.name}: {error}. Correct it, or leave it out."
-            ) from error
-
-    def size(self, index: int) -> tuple[int, int]:
-        """Return height and width in pixels, upright."""
-        return image_size(self._read(index))
-
-    def _read(self, index: int) -> EncodedImage:
-        return self.column.read(cast("dict[str, Any]", self.table[index]), self.where(index))
-
-
 class Masks:
     """The masks of a split; ids of no class are refused if the number of classes is known."""
 
@@ -498,49 +463,8 @@ class DepthMaps:
         return read_depth(depth, self.rows.where(index), self.rows.data.options.depth_scale)
 
 
-def choose_rows(table: Dataset, most: int, seed: int, split: str) -> Dataset:
-    """Return a seeded choice of at most so many rows of a split, in their order."""
-    if len(table) <= most:
-        return table
-    rows = torch.randperm(len(table), generator=make_generator(seed, "images", split))
-    return cast("Dataset", table.select(rows[:most].sort().values.tolist()))
-
-
-def table_state(table: Dataset, columns: Sequence[str], source: str) -> str:
-    """Return a text that changes with the files of some columns and their order, or with the table that holds them.
-
-    Features are stored by index, so that the same files in another order count as other images.
-    """
-    paths = [path for column in columns for path in _paths(table, column)]
-    if any(path is None for path in paths):
-        return str(table._fingerprint)
-    folder = Path(source).expanduser()
-    files = [Path(str(path)) for path in paths]
-    paths_within = [path_within(file, folder) for file in files]
-    state = files_fingerprint(dict(zip(paths_within, files, strict=True)))
-    return f"{state}, order {hash_of({'places': paths_within})[:16]}"
-
-
-def _paths(table: Dataset, column: str) -> list[str | None]:
-    """Return the files of a column of images, or of texts that name files, as for depth maps."""
-    from datasets import Value
-
-    feature = table.features[column]
-    if isinstance(feature, Value) and feature.dtype == "string":
-        return list(table.select_columns([column])[:][column])
-    return image_paths(table, column)
-
-
 def _texts(value: Any, where: str) -> list[str]:
     texts = [value] if isinstance(value, str) else list(value or [])
     if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
         raise ValueError(f"The caption of {where} must be a text or a list of texts, got {value!r:.60}.")
     return texts
-
-
-def path_within(path: Path, folder: Path) -> str:
-    """Return a file's path in a folder, through links or not; for a file elsewhere its name with that of its folder."""
-    for file, root in ((path.absolute(), folder.absolute()), (path.resolve(), folder.resolve())):
-        if file.is_relative_to(root):
-            return str(file.relative_to(root))
-    return str(Path(*path.parts[-2:]))

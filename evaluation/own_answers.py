@@ -20,9 +20,10 @@ from modeling_radio.core.ranks import device_of_process, rank_and_count
 from modeling_radio.core.settings import TileOptions, hash_of
 from modeling_radio.core.timing import Clock, describe_run
 from modeling_radio.core.trust import check_parts
+from modeling_radio.data.labeled.images import LabeledImages, load_images, load_measured
+from modeling_radio.data.labeled.rows import choose_rows, path_within, table_state
 from modeling_radio.data.labeled.tables import image_paths
 from modeling_radio.data.sources import public_name
-from modeling_radio.evaluation.data_tables import choose_rows, path_within, table_state
 from modeling_radio.evaluation.models.radio import AUTOCAST_TYPES, tiles_of
 from modeling_radio.evaluation.models.teachers import network_fingerprint
 from modeling_radio.evaluation.run import check_outputs
@@ -42,7 +43,7 @@ from modeling_radio.metrics.tallies import (
 )
 from modeling_radio.model_cards.lineage import Lineage
 from modeling_radio.tasks_radio import TASKS
-from modeling_radio.tuning.data import LabeledImages, Sample, build_transform, load_images, load_measured
+from modeling_radio.tuning.data import Sample, build_transform
 from modeling_radio.tuning.error_analysis import (
     CONFUSION,
     CURVES,
@@ -53,7 +54,7 @@ from modeling_radio.tuning.error_analysis import (
     predict_examples,
     worst_images,
 )
-from modeling_radio.tuning.settings import SETTINGS, FinetuneSettings
+from modeling_radio.tuning.settings import SETTINGS, TaskDataSettings
 from modeling_radio.tuning.tasks import find_task
 from modeling_radio.tuning.tasks.base import Evidence, FinetuningTask, TableExamples, join
 from modeling_radio.tuning.tasks.classification import MultiLabelTask, RegressionTask
@@ -169,14 +170,12 @@ def _open_task(settings: EvaluationSettings, name: str, opened: Opened) -> tuple
     config, task_class = opened.model.config, find_task(name)
     has_classes = TASKS[name].has_classes and config.problem_type != "regression"
     known = tuple(opened.class_names[number] for number in sorted(opened.class_names)) if has_classes else ()
-    asked = FinetuneSettings(
+    asked = TaskDataSettings(
         checkpoint=str(settings.checkpoint),
         task=name,
         data=str(settings.data),
         size=input_size(opened, settings.size, is_checked=settings.tile_size is None),
         streaming=settings.streaming,
-        steps=1,  # this and the next line: a stream to train on needs them
-        evaluate_every=1,
         image_column=settings.image_column,
         target_column=getattr(settings, _column_of(name)),
         box_format=settings.box_format,
@@ -235,7 +234,7 @@ def _fixed_size(opened: Opened) -> tuple[int, int] | None:
     return (size.height, size.width) if size.height and size.width else None
 
 
-def _held_out(settings: EvaluationSettings, asked: FinetuneSettings, known: tuple[str, ...]) -> LabeledImages | None:
+def _held_out(settings: EvaluationSettings, asked: TaskDataSettings, known: tuple[str, ...]) -> LabeledImages | None:
     """Return the images that the run of the checkpoint held out of the same data; None if there is no such run."""
     path = settings.checkpoint.expanduser().parent / SETTINGS
     stored = read_json(path) if path.is_file() and settings.test_split is None else {}
@@ -245,7 +244,7 @@ def _held_out(settings: EvaluationSettings, asked: FinetuneSettings, known: tupl
         *("seed", "validation_share", "skip_damaged", "classes", "image_column", "target_column", "box_format"),
         "depth_scale",
     )
-    run = FinetuneSettings(**{**asked.to_dict(), **{name: stored[name] for name in names if name in stored}})
+    run = TaskDataSettings(**{**asked.to_dict(), **{name: stored[name] for name in names if name in stored}})
     images = load_images(run, find_task(asked.task).targets)
     if known and images.class_names and images.class_names != known:
         return None

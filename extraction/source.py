@@ -24,6 +24,7 @@ from modeling_radio.data.labeled.folders import (
     read_depth_folder,
     read_mask_folder,
 )
+from modeling_radio.data.labeled.rows import DecodedImages, choose_rows, path_within, table_state
 from modeling_radio.data.labeled.tables import (
     IMAGE_COLUMNS,
     choose_column,
@@ -32,14 +33,7 @@ from modeling_radio.data.labeled.tables import (
     open_tables,
     readable_tables,
 )
-from modeling_radio.evaluation.data_tables import (
-    COLUMNS,
-    DecodedImages,
-    choose_rows,
-    open_data,
-    path_within,
-    table_state,
-)
+from modeling_radio.evaluation.data_tables import COLUMNS, open_data
 from modeling_radio.evaluation.features import batches_between
 from modeling_radio.evaluation.settings import DataOptions, is_named_set
 from modeling_radio.extraction.settings import SourceSettings

@@ -2,68 +2,26 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
 from modeling_radio import RadioConfig, RadioPreTrainedModel
-from modeling_radio.data.arrays import ARRAY_SUFFIXES, LEAST_DEVIATION
-from modeling_radio.data.labeled.folders import SplitNames, Tables
-from modeling_radio.data.labeled.tables import image_paths, split_folders
+from modeling_radio.data.arrays import LEAST_DEVIATION
 from modeling_radio.data.settings import RGB
-from modeling_radio.tuning.settings import FinetuneSettings
+from modeling_radio.tuning.settings import FinetuneSettings, TaskDataSettings
 
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    pass
 
 SHOWN_QUANTILE = 0.98
 """Our choice: pixels of a picture that is shown may be white up to this share."""
 FIRST_LAYER = "radio_model.model.patch_generator.embedder"
 _CONDITIONER = "radio_model.input_conditioner"
-
-
-def open_array_folders(path: Path, names: SplitNames) -> Tables:
-    """Return tables by split of a folder with a sub-folder of TIFF or `.npy` files for each class.
-
-    Raises:
-        ValueError: If there are none.
-    """
-    from datasets import ClassLabel, Dataset, Features, Image
-
-    files = {
-        split: [each for each in sorted(folder.glob("*/*")) if each.suffix.lower() in ARRAY_SUFFIXES]
-        for split, folder in split_folders(path, names).items()
-    }
-    classes = sorted({file.parent.name for file in itertools.chain.from_iterable(files.values())})
-    if not classes:
-        raise ValueError(f"{str(path)!r} must have a sub-folder of {', '.join(ARRAY_SUFFIXES)} files for each class.")
-    features = Features({"image": Image(), "label": ClassLabel(names=classes)})
-    return {
-        split: Dataset.from_dict(
-            {"image": list(map(str, found)), "label": [classes.index(file.parent.name) for file in found]}, features
-        )
-        for split, found in files.items()
-        if found
-    }
-
-
-def with_paths(table: Dataset) -> Dataset:
-    """Return a table whose column `image` has the paths of files, which are no pictures that `datasets` reads.
-
-    Raises:
-        ValueError: If an image is not a file of its own.
-    """
-    paths: list[Any] = image_paths(table, "image")
-    if None in paths:
-        raise ValueError("`num_channels` needs a folder of files: images that lie in tables are RGB. Leave it out.")
-    others = cast("Dataset", table.remove_columns("image"))
-    return cast("Dataset", others.add_column("image", cast(Any, paths)))  # pyrefly: ignore[missing-argument]
 
 
 def clamped(image: tv_tensors.Image) -> tv_tensors.Image:
@@ -77,7 +35,7 @@ def jittered(image: tv_tensors.Image, strength: float) -> tv_tensors.Image:
     return tv_tensors.wrap((image * factors).clamp(0, 1), like=image)
 
 
-def shown_in_rgb(images: Tensor, settings: FinetuneSettings) -> Tensor:
+def shown_in_rgb(images: Tensor, settings: TaskDataSettings) -> Tensor:
     """Return three channels of images, brightened, for figures: `(batch, 3, height, width)`."""
     if settings.num_channels is None:
         return images
@@ -86,7 +44,7 @@ def shown_in_rgb(images: Tensor, settings: FinetuneSettings) -> Tensor:
     return (shown / white.view(-1, 1, 1, 1)).clamp(0, 1)
 
 
-def rgb_of(settings: FinetuneSettings) -> tuple[int, ...]:
+def rgb_of(settings: TaskDataSettings) -> tuple[int, ...]:
     """Return the channels that are red, green and blue; none of fewer than three channels.
 
     Raises:

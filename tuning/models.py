@@ -97,7 +97,7 @@ def configure(config: RadioConfig, task: FinetuningTask) -> RadioConfig:
             images have fewer patches than a detector has queries, a window would change nothing, or the checkpoint has
             no text tower for a task that needs one.
     """
-    settings = task.settings
+    settings = task.run_settings
     height, width = task.size
     grid = Resolution(height // config.patch_size, width // config.patch_size)
     decided = {**task.config_fields(), **_window_fields(config, task, grid), **_channel_fields(config, task)}
@@ -145,7 +145,7 @@ def _fields_of_others(model_class: type) -> set[str]:
 
 def _window_fields(config: RadioConfig, task: FinetuningTask, grid: Resolution) -> dict[str, Any]:
     """Return the field that holds the window; "auto" is resolved for the image size where only numbers are allowed."""
-    window = task.settings.window_size
+    window = task.run_settings.window_size
     if window is None:
         return {}
     if task.window_field is not None:
@@ -167,7 +167,7 @@ def build_model(config: RadioConfig, task: FinetuningTask, report: Callable[[str
         task: The task.
         report: Called with a line about head weights that start new.
     """
-    settings = task.settings
+    settings = task.run_settings
     dtype = torch.bfloat16 if settings.uses_adapter and computes_in_bfloat16(settings) else torch.float32
     options = {"quantization_config": _quantization(settings)} if settings.quantize else {}
     model = open_task_model(task, settings.checkpoint, report, config=config, dtype=dtype, **options)
@@ -223,7 +223,7 @@ def open_task_model(
             f"{len(mismatched)} weights of the head have another shape in the checkpoint and start new, such as "
             f"{mismatched[-1]}."
         )
-    return widened(model, config, task.settings) if config is not None and stored else model
+    return widened(model, config, task.run_settings) if config is not None and stored else model
 
 
 def _quantization(settings: FinetuneSettings) -> BitsAndBytesConfig:

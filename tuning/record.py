@@ -57,7 +57,7 @@ def record_run(
         clock: Phases of the run.
         seconds_before: Training time of the run before its last interruption, in seconds.
     """
-    settings, name = task.settings, public_name(task.settings.data)
+    settings, name = task.run_settings, public_name(task.settings.data)
     about = {"license": "see its origin", "origin": name.origin, "hub_id": name.hub_id}
     trained_on = Source(name.name, f"{ABOUT_TRAINING}: labeled images", size=_size(task, is_training=True), **about)
     measured_on = Source(name.name, "validation images", size=_size(task, is_training=False), **about)

@@ -18,10 +18,10 @@ from modeling_radio.core.ids import EXAMPLES, FINAL, MERGED, PICTURES
 from modeling_radio.core.ranks import dead_ranks_named, fsdp_plugin, joining, on_first_rank, runs_on_cpu
 from modeling_radio.core.timing import Clock
 from modeling_radio.data.arrays import AS_ARRAYS
+from modeling_radio.data.labeled.images import load_images
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.tuning.adapters import merge_adapter, save_adapter
 from modeling_radio.tuning.channels import check_widening
-from modeling_radio.tuning.data import load_images
 from modeling_radio.tuning.error_analysis import draw_examination, fit_thresholds, gather_evidence, save_images
 from modeling_radio.tuning.models import (
     build_model,

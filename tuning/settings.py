@@ -11,7 +11,6 @@ from modeling_radio.core.files import write_text
 from modeling_radio.core.ids import ModelId
 from modeling_radio.core.settings import (
     DeviceOptions,
-    LabeledSource,
     OneOf,
     Settings,
     SettingsError,
@@ -19,6 +18,7 @@ from modeling_radio.core.settings import (
     read_yaml,
     require,
 )
+from modeling_radio.data.settings import LabeledData
 from modeling_radio.tasks_radio import TASKS
 
 
@@ -47,7 +47,6 @@ class MethodSettings(Settings):
         quantize: 4 or 8 bits for the frozen weights (needs bitsandbytes); by default they are not quantized.
         window_size: ViTDet window in tokens, "global" or "auto", kept in the saved configuration; by default the
             checkpoint's.
-        config: Fields of the model's configuration to change, such as `detection_num_queries`.
     """
 
     title: ClassVar[str] = "what is trained"
@@ -60,51 +59,57 @@ class MethodSettings(Settings):
     merge: bool = False
     quantize: Literal[4, 8] | None = None
     window_size: Annotated[int | str | None, Spelling(read_yaml, "TOKENS|global|auto")] = None
-    config: dict[str, Any] = {}
 
 
-class DataSettings(LabeledSource):
-    """Settings of the images and their augmentation.
+class TaskDataSettings(LabeledData):
+    """Settings of a task and its images, by which a model is tuned or measured.
 
     Attributes:
+        checkpoint: Folder or Hub id of the backbone, or of a task model to train further.
+        task: Task of the model, or the import path of a `FinetuningTask` of your own, "my_package.my_module:MyTask".
         size: Height and width in pixels that images are resized to; by default the checkpoint's preferred one.
-        skip_damaged: Leave out and name images that cannot be decoded, or whose mask cannot; each is decoded once for
-            this, before the run. By default the first one ends the run. Streams always leave them out.
-        streaming: Read the training images in order while training, without a copy on the disk: for labels of whole
-            images in Parquet or webdataset files or on the Hub; needs `steps` and `evaluate_every`.
-        classes: Names of the classes in the order of their ids; by default those of the data.
         class_weights: "balanced" (not for lists of labels), or one weight for each class; classification and
             semantic segmentation only.
         sampler: Images of an epoch; by default each once. "balanced" shows every class equally often (one class an
             image), "repeat-factor" repeats images of rare classes.
-        target_column: Column of the labels, masks, boxes or depth maps; by default the first of the usual names.
-        num_channels: Experimental. Channels of TIFF, GeoTIFF or .npy files, of 8 or 16 bits or floats in [0, 1], which
-            are read in full; by default the files are pictures, and become RGB of 8 bits.
         rgb_channels: Experimental. The channels that are red, green and blue, from 0: they keep the checkpoint's
             weights, and figures show them; by default the first three.
-        validation_share: Share of the images to hold out if the source has no split of its own: of each class of labels
-            or boxes, at least one image.
-        crop_area_min: Smallest share of the image that a random crop keeps; 1 crops nothing.
-        flip_probability: Probability of a horizontal flip.
-        color_jitter: Strength of random brightness, contrast and saturation; 0 for none.
+        batch_size: Images for each device and forward pass.
         num_workers: Processes that load images; 0 loads in the main process.
+        config: Fields of the model's configuration to change, such as `detection_num_queries`.
     """
 
     title: ClassVar[str] = "data"
 
+    checkpoint: Annotated[ModelId, Field(min_length=1)]
+    task: Annotated[str, OneOf([name for name, task in TASKS.items() if task.tuning is not None], imports=True)]
     size: Annotated[tuple[int, int] | None, Spelling(read_size, "PX|HxW")] = None
-    skip_damaged: bool = False
-    classes: tuple[str, ...] | None = Field(None, min_length=1)
     class_weights: Literal["balanced"] | tuple[float, ...] | None = None
     sampler: Literal["balanced", "repeat-factor"] | None = None
-    target_column: str | None = None
-    num_channels: int | None = Field(None, gt=0)
     rgb_channels: tuple[int, ...] | None = None
-    validation_share: float = Field(0.1, gt=0, lt=1)
+    batch_size: int = Field(16, ge=1)
+    num_workers: int = Field(2, ge=0)
+    config: dict[str, Any] = {}
+
+
+class DataSettings(TaskDataSettings):
+    """Settings of the images and their augmentation.
+
+    Attributes:
+        streaming: Read the training images in order while training, without a copy on the disk: for labels of whole
+            images in Parquet or webdataset files or on the Hub; needs `steps` and `evaluate_every`.
+        crop_area_min: Smallest share of the image that a random crop keeps; 1 crops nothing.
+        flip_probability: Probability of a horizontal flip.
+        color_jitter: Strength of random brightness, contrast and saturation; 0 for none.
+        seed: Seed of new weights, the split, the order and the augmentation.
+    """
+
+    title: ClassVar[str] = "data"
+
     crop_area_min: float = Field(0.35, gt=0, le=1)  # our choice between torchvision's 0.08 from scratch and no crop
     flip_probability: float = Field(0.5, ge=0, le=1)
     color_jitter: float = Field(0.2, ge=0, le=1)
-    num_workers: int = Field(2, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)  # the range of NumPy
 
 
 class ScheduleSettings(Settings):
@@ -113,7 +118,6 @@ class ScheduleSettings(Settings):
     Attributes:
         epochs: Passes over the training images.
         steps: Optimizer steps; overrides `epochs`.
-        batch_size: Images for each device and forward pass.
         accumulation: Forward passes for each step.
         learning_rate: Peak of the backbone's last block or of the adapters; by default the task's, for a ViT-B 5e-5
             or 5e-4 (boxes: 1e-5, 1e-4), and twice as much at half its width.
@@ -126,14 +130,12 @@ class ScheduleSettings(Settings):
         evaluate_every: Steps between evaluations; by default those of an epoch.
         patience: Number of evaluations without a better metric (or an equal one with a lower loss) after which the run
             ends; by default it never ends early.
-        seed: Seed of new weights, the split, the order and the augmentation.
     """
 
     title: ClassVar[str] = "schedule"
 
     epochs: float = Field(10.0, gt=0)
     steps: int | None = Field(None, ge=1)
-    batch_size: int = Field(16, ge=1)
     accumulation: int = Field(1, ge=1)
     learning_rate: float | None = Field(None, ge=0)
     head_learning_rate: float | None = Field(None, ge=0)
@@ -143,7 +145,6 @@ class ScheduleSettings(Settings):
     gradient_checkpointing: bool = False
     evaluate_every: int | None = Field(None, ge=1)
     patience: int | None = Field(None, ge=1)
-    seed: int = Field(0, ge=0, lt=2**32)  # the range of NumPy
 
 
 def _default_output(earlier: dict[str, Any]) -> Path:
@@ -154,18 +155,11 @@ class FinetuneSettings(ScheduleSettings, DataSettings, MethodSettings, DeviceOpt
     """Settings of a run; every field is an option of `radio finetune`.
 
     Attributes:
-        checkpoint: Folder or Hub id of the backbone, or of a task model to train further.
-        task: Task of the model, or the import path of a `FinetuningTask` of your own, "my_package.my_module:MyTask".
-        data: Folder, file or Hub id of the labeled images: folders of classes, `images/` beside `masks/`
-            or `depth/`, COCO, Parquet, webdataset.
         output: Folder of the run; by default runs/finetune-TASK.
     """
 
     model_config = ConfigDict(frozen=True)
 
-    checkpoint: Annotated[ModelId, Field(min_length=1)]
-    task: Annotated[str, OneOf([name for name, task in TASKS.items() if task.tuning is not None], imports=True)]
-    data: str = Field(min_length=1)
     output: Path = Field(default_factory=_default_output)
 
     @model_validator(mode="after")

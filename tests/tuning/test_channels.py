@@ -11,8 +11,8 @@ from modeling_radio import RadioConfig, RadioForImageClassification, RadioImageP
 from modeling_radio.api import evaluate
 from modeling_radio.core.opening import open_model, require_rgb
 from modeling_radio.data.arrays import read_channels
+from modeling_radio.data.labeled.images import load_images
 from modeling_radio.tuning.channels import FIRST_LAYER, widen_first_layer
-from modeling_radio.tuning.data import load_images
 from modeling_radio.tuning.run import FinetuningRun
 from modeling_radio.tuning.tasks import find_task
 

@@ -31,7 +31,7 @@ def configured(task, checkpoint, **options):
     """Return the configuration of a task whose labels decide nothing."""
     chosen, task_class = tuning_settings(task, **{"size": (32, 48), **options}), find_task(task)
     of_class = {"model_class": task_class.model_class, "window_field": task_class.window_field}
-    labeled = Mock(config_fields=dict, settings=chosen, size=chosen.size, **of_class)
+    labeled = Mock(config_fields=dict, settings=chosen, run_settings=chosen, size=chosen.size, **of_class)
     labeled.check_config = partial(task_class.check_config, labeled)
     return configure(checkpoint, labeled)
 

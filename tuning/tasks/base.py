@@ -22,20 +22,12 @@ from modeling_radio import RadioConfig, RadioPreTrainedModel
 from modeling_radio.checks_radio import Resolution
 from modeling_radio.core.seeds import derive_seed
 from modeling_radio.data.arrays import read_channels
+from modeling_radio.data.labeled.images import LabeledImages, LabeledStream, Targets
 from modeling_radio.data.labeled.tables import encoded, read_row
 from modeling_radio.heads_radio import ProblemType
 from modeling_radio.image_processing_radio import RadioImageProcessor, to_eight_bits
-from modeling_radio.tuning.data import (
-    LabeledImages,
-    LabeledStream,
-    Sample,
-    Targets,
-    build_transform,
-    draw_images,
-    epoch_length,
-    image_weights,
-)
-from modeling_radio.tuning.settings import FinetuneSettings
+from modeling_radio.tuning.data import Sample, build_transform, draw_images, epoch_length, image_weights
+from modeling_radio.tuning.settings import FinetuneSettings, TaskDataSettings
 
 
 @dataclass(frozen=True)
@@ -133,7 +125,7 @@ class FinetuningTask(ABC):
     """One task on one data source.
 
     Args:
-        settings: The run's settings.
+        settings: Settings of the task and its images; in a run of `radio finetune` all of the run.
         images: The labeled images.
 
     Attributes:
@@ -171,14 +163,14 @@ class FinetuningTask(ABC):
     head_learning_rate: ClassVar[float] = 1e-3  # our choice for heads that start from random weights
     max_grad_norm: ClassVar[float] = 1.0  # our choice, and the usual one
 
-    def __init__(self, settings: FinetuneSettings, images: LabeledImages):
+    def __init__(self, settings: TaskDataSettings, images: LabeledImages):
         self.settings = settings
         self.images = images
         self.class_names = images.class_names
         self.processor = RadioImageProcessor()
 
     @classmethod
-    def check_settings(cls, settings: FinetuneSettings) -> None:
+    def check_settings(cls, settings: TaskDataSettings) -> None:
         """Refuse settings that the task has no use for, before anything is loaded.
 
         Raises:
@@ -210,6 +202,12 @@ class FinetuningTask(ABC):
         """Height and width of model inputs, in pixels."""
         assert self.settings.size is not None  # the run fills it in
         return self.settings.size
+
+    @property
+    def run_settings(self) -> FinetuneSettings:
+        """The settings of the run that tunes a model; a model that is only measured has none."""
+        assert isinstance(self.settings, FinetuneSettings)
+        return self.settings
 
     @abstractmethod
     def read(self, row: Mapping[str, Any], where: str) -> Sample:

@@ -18,11 +18,12 @@ from modeling_radio import (
     RadioPreTrainedModel,
 )
 from modeling_radio.checks_radio import Resolution
+from modeling_radio.data.labeled.images import LABELS, LabeledImages
 from modeling_radio.figures.style import INK
 from modeling_radio.heads_radio import ProblemType
 from modeling_radio.metrics.tallies import THRESHOLD
 from modeling_radio.tokenizer import open_tokenizer
-from modeling_radio.tuning.data import LABELS, LabeledImages, Sample, choose_weights
+from modeling_radio.tuning.data import Sample, choose_weights
 from modeling_radio.tuning.settings import BALANCED, FinetuneSettings
 from modeling_radio.tuning.tasks.base import (
     Evidence,

@@ -18,13 +18,14 @@ from torchvision import tv_tensors
 
 from modeling_radio import RadioConfig, RadioForDepthEstimation, RadioForSemanticSegmentation, RadioPreTrainedModel
 from modeling_radio.core.errors import first_few
+from modeling_radio.data.labeled.images import DEPTH, MASKS, LabeledImages
 from modeling_radio.data.labeled.labels import class_ids, read_depth, read_mask
 from modeling_radio.data.labeled.tables import encoded, read_row
 from modeling_radio.data.sources import check_named_file
 from modeling_radio.figures.features import background_of, hex_color, overlaid, to_colors, to_pixels
 from modeling_radio.figures.style import INK
 from modeling_radio.metrics.dense import IGNORE_INDEX, ConfusionMatrix, DepthScore
-from modeling_radio.tuning.data import DEPTH, MASKS, LabeledImages, Sample, choose_weights
+from modeling_radio.tuning.data import Sample, choose_weights
 from modeling_radio.tuning.settings import FinetuneSettings
 from modeling_radio.tuning.tasks.base import (
     Evidence,

@@ -19,6 +19,7 @@ from torchvision.ops import box_convert, box_iou
 
 from modeling_radio import RadioConfig, RadioForInstanceSegmentation, RadioForObjectDetection, RadioPreTrainedModel
 from modeling_radio.checks_radio import Resolution
+from modeling_radio.data.labeled.images import BOXES, OUTLINES, LabeledImages
 from modeling_radio.data.labeled.labels import (
     class_ids,
     name_classes,
@@ -29,7 +30,7 @@ from modeling_radio.data.labeled.labels import (
 from modeling_radio.data.labeled.tables import image_paths
 from modeling_radio.detection_radio import check_num_queries
 from modeling_radio.post_processing_radio import fill_run_lengths
-from modeling_radio.tuning.data import BOXES, OUTLINES, LabeledImages, Sample
+from modeling_radio.tuning.data import Sample
 from modeling_radio.tuning.settings import FinetuneSettings
 from modeling_radio.tuning.tasks.base import (
     Evidence,

@@ -16,8 +16,8 @@ from PIL import Image, ImageOps
 
 from modeling_radio import RadioImageProcessor
 from modeling_radio.data.decoding import EncodedImage, UnusableImageError, decode_rgb
+from modeling_radio.data.labeled.rows import DecodedImages
 from modeling_radio.data.labeled.tables import read_row
-from modeling_radio.evaluation.data_tables import DecodedImages
 from modeling_radio.figures.predictions import read_photograph
 from modeling_radio.image_processing_radio import UNREADABLE, read_image_file
 from modeling_radio.serving.requests import read_image

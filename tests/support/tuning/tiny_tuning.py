@@ -12,10 +12,10 @@ from tuning_fixtures import HEIGHT, WIDTH
 
 from modeling_radio import RadioConfig, RadioImageProcessor, RadioModel
 from modeling_radio.core.files import sole_run
+from modeling_radio.data.labeled.images import LabeledImages, load_images
 from modeling_radio.model_cards.build import write_card
 from modeling_radio.model_cards.licenses import License
 from modeling_radio.tuning.adapters import add_adapter, save_adapter
-from modeling_radio.tuning.data import LabeledImages, load_images
 from modeling_radio.tuning.run import NAME, FinetuningRun
 from modeling_radio.tuning.settings import FinetuneSettings
 from modeling_radio.tuning.tasks import find_task

@@ -11,7 +11,8 @@ from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from tiny_tuning import build_task, picture, tuning_settings
 from tuning_fixtures import HEIGHT, RECTANGLE, WIDTH, rectangle_image, run_lengths, save_image
 
-from modeling_radio.tuning.data import OUTLINES, LabeledImages, build_transform
+from modeling_radio.data.labeled.images import OUTLINES, LabeledImages
+from modeling_radio.tuning.data import build_transform
 from modeling_radio.tuning.tasks.base import build_example
 from modeling_radio.tuning.tasks.detection import (
     NO_OBJECT,
