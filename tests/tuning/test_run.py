@@ -231,7 +231,7 @@ def test_folders_of_other_runs_are_left_alone(base, class_folders, tmp_path):
         run.run()
     assert not (tmp_path / "run").exists()  # nothing was written
     metrics = FinetuningRun(settings).run()
-    with pytest.raises(ValueError, match=r"`output` .* another steps, seed"):
+    with pytest.raises(ValueError, match=r"`output` .* another seed, steps"):
         FinetuningRun(settings.replace(steps=3, seed=1))
     path = tmp_path / "run" / SETTINGS
     stored = {name: value for name, value in json.loads(path.read_text()).items() if name != "patience"}
