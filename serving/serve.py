@@ -32,10 +32,20 @@ from modeling_radio.serving.requests import Limits, metrics_text
 
 END_SECONDS = 3
 """Limit for open requests after a signal. Our choice: a third of the time in which every command ends."""
+BATCH_WAIT = 0.005
+"""Seconds that a batch waits for more images. Our choice: a fraction of a pass of a small model on a CPU."""
+MOST_WAITING = 128
+"""Open requests at once, from their first byte to the last one of their response; others get 503."""
+MOST_SECONDS = 60
+"""Time limit of a request."""
+MOST_BYTES, MOST_PIXELS = 20 * 2**20, 50_000_000
+"""Largest body and largest image: those of the largest common cameras."""
+NUM_DECODERS = 2
+"""Images decoded at once, each of which takes up to 28 bytes for each pixel. Our choice, for 2.8 GB."""
 
 
 class ServeSettings(DeviceOptions):
-    """Model, address and limits of the server.
+    """Model and address of the server.
 
     Attributes:
         checkpoint: Folder or Hub id of a RADIO model, tuned or not.
@@ -44,12 +54,6 @@ class ServeSettings(DeviceOptions):
             default objects have that of the model, and all classes are returned.
         size: Height and width in pixels for features; by default the model's preferred resolution.
         max_batch: Images in one pass.
-        max_wait: Milliseconds that a batch waits for more images.
-        max_waiting: Open requests at once, from their first byte to the last one of their response; others get 503.
-        max_seconds: Time limit of a request.
-        max_bytes: Largest body.
-        max_pixels: Largest image.
-        num_decoders: Images decoded at once, each of which takes up to 28 bytes for each pixel.
         host: Address to listen at; 0.0.0.0 lets other machines in.
         port: Port to listen at; 0 takes a free one.
     """
@@ -59,12 +63,6 @@ class ServeSettings(DeviceOptions):
     threshold: float | Literal["tuned"] | None = None
     size: int | None = Field(None, gt=0)
     max_batch: int = Field(16, gt=0)
-    max_wait: float = Field(5, ge=0)
-    max_waiting: int = Field(128, gt=0)
-    max_seconds: float = Field(60, gt=0)
-    max_bytes: int = Field(20 * 2**20, gt=0)
-    max_pixels: int = Field(50_000_000, gt=0)
-    num_decoders: int = Field(2, gt=0)
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, lt=65536)
 
@@ -76,7 +74,7 @@ COMMAND = Command(
     positionals=("checkpoint",),
     examples=(
         "radio serve builtin:lite",
-        "radio serve runs/pets/merged --max-batch 16 --max-wait 5",
+        "radio serve runs/pets/merged --max-batch 16",
         "radio serve nvidia/C-RADIOv4-H",
     ),
 )
@@ -91,7 +89,7 @@ def _serve(settings: ServeSettings) -> None:
         settings.host,
         settings.port,
         access_log=False,
-        limit_concurrency=2 * settings.max_waiting + 16,  # connections, also for /health and idle ones
+        limit_concurrency=2 * MOST_WAITING + 16,  # connections, also for /health and idle ones
         timeout_graceful_shutdown=END_SECONDS,
     )
 
@@ -125,9 +123,9 @@ def build_app(settings: ServeSettings) -> Limits:
     folder = find_folder(settings.checkpoint, "checkpoint")
     base = check_parts(str(folder), settings.base)
     opened = require_rgb(open_model(str(folder), device=settings.device, base=base))
-    decoders = ThreadPoolExecutor(settings.num_decoders, "decoder")
-    images = ImageLimits(settings.max_bytes, settings.max_pixels, decoders)
-    batches = settings.max_batch, settings.max_wait / 1000
+    decoders = ThreadPoolExecutor(NUM_DECODERS, "decoder")
+    images = ImageLimits(MOST_BYTES, MOST_PIXELS, decoders)
+    batches = settings.max_batch, BATCH_WAIT
     endpoints: dict[str, FeaturesEndpoint | PredictEndpoint] = {
         "/features": FeaturesEndpoint(opened, settings.size, images, *batches)
     }
@@ -139,7 +137,7 @@ def build_app(settings: ServeSettings) -> Limits:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         # Pillow refuses twice as many pixels, also where a file hides the size of an image within.
-        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, (settings.max_pixels + 1) // 2
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, (MOST_PIXELS + 1) // 2
         workers = [asyncio.create_task(each.batcher.work()) for each in endpoints.values()]
         yield  # until all open requests are completed
         for worker in workers:
@@ -169,7 +167,7 @@ def build_app(settings: ServeSettings) -> Limits:
     async def left(request: Request, error: ClientDisconnect) -> Response:
         return Response(status_code=400)  # nobody receives it
 
-    limits = Limits(app, tuple(endpoints), settings.max_waiting, settings.max_seconds)
+    limits = Limits(app, tuple(endpoints), MOST_WAITING, MOST_SECONDS)
     return limits
 
 

@@ -28,7 +28,7 @@ pytest.importorskip("fastapi", reason="needs the extra `app`")
 pytestmark = pytest.mark.tour
 
 MAX_BYTES = 200_000
-OPTIONS = ("--size=64", "--max-batch=4", "--max-wait=20", f"--max-bytes={MAX_BYTES}", "--max-pixels=90000")
+OPTIONS = ("--size=64", "--max-batch=4")
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +51,13 @@ def forking():
 
 @pytest.fixture
 def start(forking, model, tmp_path):
-    """A function like `serve`, whose server is a fork: it differs from that of the command in its imports alone."""
+    """A function like `serve`, whose server is a fork, with other constants of its module."""
     os.mkfifo(tmp_path / "said")
 
     @contextmanager
-    def start(*options, said=None):
+    def start(said=None, **constants):
         with (
-            Command(forking, [str(model), "--port=0", *options], tmp_path, "said") as command,
+            Command(forking, [str(model), "--port=0", *OPTIONS], tmp_path, "said", **constants) as command,
             (tmp_path / "said").open() as output,
             served(command, output, said) as server,
         ):
@@ -121,11 +121,10 @@ def test_an_image_may_be_the_file_of_a_form(server):
     ):
         assert answer.status_code == 400
         assert "form" in answer.json()["detail"]
-    assert post_form(("image", ("photo.png", b"0" * (MAX_BYTES + 1)))).status_code == 413
 
 
 def test_metrics_count_answers_images_and_batches(start):
-    with start(*OPTIONS) as server:
+    with start() as server:
         for body in (encoded(64, 64), encoded(32, 32), b"no image"):
             post(server, body)
         answer = get(server, "/metrics")
@@ -151,15 +150,18 @@ def test_a_body_that_is_no_image_is_400(server, body):
     assert answer.json()["detail"].startswith("The body must be an image")
 
 
-def test_a_body_that_is_too_large_is_413(server):
-    assert post(server, b"0" * (MAX_BYTES + 1)).status_code == 413
-    assert post(server, iter([b"0" * MAX_BYTES, b"0"])).status_code == 413  # of unknown length
+def test_a_body_that_is_too_large_is_413(start):
     large = encoded(301, 300)
     icon = b"ic07" + struct.pack(">I", 8 + len(large)) + large  # whose header says 128 x 128
-    for body in (large, b"icns" + struct.pack(">I", 8 + len(icon)) + icon):
-        answer = post(server, body)
-        assert (answer.status_code, "90000 pixels" in answer.json()["detail"]) == (413, True)
-    assert post(server, encoded(300, 300)).status_code == 200
+    with start(MOST_BYTES=MAX_BYTES, MOST_PIXELS=90_000) as server:
+        assert post(server, b"0" * (MAX_BYTES + 1)).status_code == 413
+        assert post(server, iter([b"0" * MAX_BYTES, b"0"])).status_code == 413  # of unknown length
+        form = {"image": ("photo.png", b"0" * MAX_BYTES)}
+        assert httpx.post(f"{server.url}/features", files=form, timeout=60, trust_env=False).status_code == 413
+        for body in (large, b"icns" + struct.pack(">I", 8 + len(icon)) + icon):
+            answer = post(server, body)
+            assert (answer.status_code, "90000 pixels" in answer.json()["detail"]) == (413, True)
+        assert post(server, encoded(300, 300)).status_code == 200
 
 
 def begin(server, body=b"", length=MAX_BYTES):
@@ -178,7 +180,7 @@ def wait_for_waiting(server, number):
 
 
 def test_too_many_requests_are_refused(start):
-    with start(*OPTIONS, "--max-waiting=2", "--max-seconds=600") as server:
+    with start(MOST_WAITING=2, MOST_SECONDS=600) as server:
         assert get(server, "/ready").status_code == 200
         stalled = [begin(server, b"x") for _ in range(2)]
         wait_for_waiting(server, 2)
@@ -192,7 +194,7 @@ def test_too_many_requests_are_refused(start):
 
 
 def test_a_request_has_a_time_limit(start):
-    with start(*OPTIONS, "--max-seconds=1") as server:
+    with start(MOST_SECONDS=1) as server:
         connection = begin(server, b"x")
         connection.settimeout(300)
         assert connection.recv(1000).startswith(b"HTTP/1.1 408 ")
@@ -201,7 +203,7 @@ def test_a_request_has_a_time_limit(start):
 
 def test_requests_of_clients_that_leave_are_not_computed_and_leave_no_traceback(start, capfd):
     said = []
-    with start(*OPTIONS, "--num-decoders=1", "--max-wait=1000", said=said) as server:
+    with start(said, NUM_DECODERS=1, BATCH_WAIT=1) as server:
         begin(server, b"x").close()
         body = encode_images(1, 96)[0]
         for _ in range(8):
@@ -221,8 +223,7 @@ def peak_mb(server):
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 def test_memory_has_a_bound(start):
     megapixels, waiting = 9, 64
-    options = (f"--max-pixels={megapixels}000000", f"--max-waiting={waiting}", "--size=64", "--num-decoders=2")
-    with start(*options) as server:
+    with start(MOST_PIXELS=megapixels * 10**6, MOST_WAITING=waiting) as server:
         post(server, encoded(64, 64))
         bound = peak_mb(server) + 2 * 16 * megapixels + waiting
         replies = load_server(server.url, [encoded(3000, 3000)] * 16, 16)
@@ -235,7 +236,7 @@ def test_memory_has_a_bound(start):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_stalled_client_does_not_keep_it(number, start):
-    with start(*OPTIONS, "--max-seconds=600") as server:
+    with start(MOST_SECONDS=600) as server:
         stalled = begin(server, b"x")
         wait_for_waiting(server, 1)
         server.process.send_signal(number)
@@ -244,7 +245,7 @@ def test_a_stalled_client_does_not_keep_it(number, start):
 
 
 def test_it_completes_open_requests_at_its_end(start):
-    with start(*OPTIONS) as server:
+    with start() as server:
         exit_status, statuses = end_under_load(server, encode_images(64, 96), 8)
     assert exit_status == 128 + signal.SIGTERM
     assert set(statuses) <= {200, None}  # answered, or not taken
@@ -252,6 +253,6 @@ def test_it_completes_open_requests_at_its_end(start):
     assert len(statuses) == 64
 
 
-def test_a_queue_without_room_is_refused(model, capsys):
-    assert main([str(model), "--max-waiting", "0"]) == 1
-    assert "`max_waiting`" in capsys.readouterr().err
+def test_batches_without_images_are_refused(model, capsys):
+    assert main([str(model), "--max-batch", "0"]) == 1
+    assert "`max_batch`" in capsys.readouterr().err

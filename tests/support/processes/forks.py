@@ -14,19 +14,25 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 
 
 class Command:
-    """A command that runs, with the methods of `subprocess.Popen` that tests of signals need; its context kills it."""
+    """A command that runs, with the methods of `subprocess.Popen` that tests of signals need; its context kills it.
 
-    def __init__(self, server: "subprocess.Popen[bytes]", words: Sequence[str], folder: Path, said: str) -> None:
+    `constants` of its module have other values in it.
+    """
+
+    def __init__(
+        self, server: "subprocess.Popen[bytes]", words: Sequence[str], folder: Path, said: str, **constants: float
+    ) -> None:
         assert server.stdin is not None
         assert server.stdout is not None
         self.returncode: int | None = None
         self._answers = server.stdout
-        request = {"words": list(words), "folder": str(folder), "said": said}
+        request = {"words": list(words), "folder": str(folder), "said": said, "constants": constants}
         server.stdin.write(json.dumps(request).encode() + b"\n")
         self.pid = int(self._answers.readline())
 
@@ -79,28 +85,29 @@ def forks(module: str, *imported: str) -> "Iterator[subprocess.Popen[bytes]]":
         server.kill()
 
 
-def serve(main: Callable[[list[str]], int]) -> None:
+def serve(module: ModuleType) -> None:
     """Fork for each request, a line of JSON; answer with the number of the process, and with its status at its end."""
     gc.freeze()  # or each child's garbage collection would copy the memory that it shares
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
-            sys.exit(_become_command(main, **json.loads(line)))
+            sys.exit(_become_command(module, **json.loads(line)))
         os.write(1, b"%d\n" % child)
         os.write(1, b"%d\n" % os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
-def _become_command(main: Callable[[list[str]], int], words: list[str], folder: str, said: str) -> int:
+def _become_command(module: ModuleType, words: list[str], folder: str, said: str, constants: dict[str, float]) -> int:
+    vars(module).update(constants)
     os.setsid()
     os.chdir(folder)
     os.environ["RADIO_CACHE"] = os.path.join(folder, "packages")
     output = os.open(said, os.O_WRONLY | os.O_CREAT)
     for descriptor, opened in ((0, os.open(os.devnull, os.O_RDONLY)), (1, output), (2, output)):
         os.dup2(opened, descriptor)
-    return main(words)
+    return module.main(words)
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells let background processes ignore
     first, *_ = [importlib.import_module(name) for name in sys.argv[1:]]
-    serve(first.main)
+    serve(first)

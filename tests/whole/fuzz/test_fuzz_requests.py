@@ -15,7 +15,7 @@ pytest.importorskip("fastapi", reason="needs the extra `app`")
 from starlette.testclient import TestClient
 from tiny_folders import save_radio
 
-from modeling_radio.serving.serve import ServeSettings, build_app
+from modeling_radio.serving import serve
 
 
 pytestmark = [pytest.mark.fuzz, pytest.mark.usefixtures("one_thread")]
@@ -67,10 +67,13 @@ HEADERS = st.dictionaries(
 @pytest.fixture(scope="module")
 def client(tmp_path_factory) -> Iterator[TestClient]:
     checkpoint = save_radio(tmp_path_factory.mktemp("fuzz") / "model")
-    limits = {"size": 32, "max_wait": 0, "max_bytes": MAX_BYTES, "max_pixels": MAX_PIXELS, "max_seconds": 20}
-    app = build_app(ServeSettings(checkpoint=str(checkpoint), device="cpu", **limits))
-    with TestClient(app, follow_redirects=False) as client:
-        yield client
+    limits = {"BATCH_WAIT": 0, "MOST_BYTES": MAX_BYTES, "MOST_PIXELS": MAX_PIXELS, "MOST_SECONDS": 20}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in limits.items():
+            patch.setattr(serve, name, value)
+        app = serve.build_app(serve.ServeSettings(checkpoint=str(checkpoint), device="cpu", size=32))
+        with TestClient(app, follow_redirects=False) as client:
+            yield client
 
 
 def assert_idle(client: TestClient) -> None:
