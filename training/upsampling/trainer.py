@@ -47,17 +47,23 @@ from modeling_radio.training.teachers.featsharp import (
 )
 from modeling_radio.training.teachers.outputs import resample_features, resize_images
 from modeling_radio.training.teachers.registry import place_teacher, teacher_of_recipe, upsampled_teacher
-from modeling_radio.training.upsampling.settings import MIN_SHARE, UpsamplerSettings
+from modeling_radio.training.upsampling.settings import NUM_VIEWS, UpsamplerSettings
 
 
 SAMPLES = 4  # our choice: points of a fine map per side of a coarse patch
+MIN_SHARE = 0.5  # our choice: a view shows at least half of each side, so at twice the size nothing is enlarged
+WARMUP_STEPS = 100  # with rising learning rate; FeatSharp's
+MAX_GRAD_NORM = 5.0  # FeatSharp's
+WIDTH = 256  # of the block
+SAVE_EVERY = 100  # our choice: steps between two saved states
+MEASURED_IMAGES, PICTURED_IMAGES = 32, 4  # our choice: held-out images
 KEPT_DTYPE = torch.bfloat16
 STATE_FILE = "training.safetensors"
 WEIGHTS, OPTIMIZER = "weights/", "optimizer/"  # begin the names of a state's tensors
 STATISTICS_IMAGES = 64  # our choice: some 10,000 tokens suffice for one mean and one scale
 FREE_SETTINGS = {
     *("recipe", "changes"),  # the resulting recipe decides
-    *("output", "overwrite", "memory_gb", "save_every", "measured_images", "pictured_images", "device"),
+    *("output", "overwrite", "memory_gb", "device"),
 }
 """Settings that may differ when a run is resumed."""
 
@@ -84,11 +90,11 @@ class SquareView(NamedTuple):
 WHOLE = SquareView(0.0, 0.0, 1.0, False)
 
 
-def draw_view(size_px: int, seed: int, *labels: int | str, largest: float = 1.0) -> SquareView:
-    """Return a random view with edges between pixels, its side at most the share `largest` of the image's."""
+def draw_view(size_px: int, seed: int, *labels: int | str) -> SquareView:
+    """Return a random view with edges between pixels."""
     generator = make_generator(seed, "view", *labels)
     share, row, col, flip = torch.rand(4, generator=generator).tolist()
-    side = round(size_px * (MIN_SHARE + (largest - MIN_SHARE) * share))
+    side = round(size_px * (MIN_SHARE + (1 - MIN_SHARE) * share))
     top, left = (round((size_px - side) * offset) for offset in (row, col))
     return SquareView(top / size_px, left / size_px, side / size_px, flip < 0.5)
 
@@ -190,7 +196,6 @@ class FixedTeacherFeatures:
         images: Squares of `factor` times its input size.
         factor: Tiles along a side.
         seed: Decides the views, and in training the weights and the order of the images.
-        largest_view: Largest side of a view over the image's.
         memory_gb: Memory for kept features.
     """
 
@@ -200,13 +205,10 @@ class FixedTeacherFeatures:
         images: Images,
         factor: int,
         seed: int,
-        *,
-        largest_view: float = 1.0,
         memory_gb: float = math.inf,
     ) -> None:
         assert teacher.run.input_size_px is not None
         self.teacher, self.images, self.factor, self.seed = teacher, images, factor, seed
-        self.largest_view = largest_view
         self.size = teacher.run.input_size_px
         self._kept: dict[tuple[int, int | str], Tensor] = {}
         self._room = 1e9 * memory_gb
@@ -227,8 +229,7 @@ class FixedTeacherFeatures:
 
     def view(self, index: int, number: int) -> SquareView:
         """Return view `number` of an image; the first is the whole."""
-        side, largest = self.factor * self.size, self.largest_view
-        return draw_view(side, self.seed, index, number, largest=largest) if number else WHOLE
+        return draw_view(self.factor * self.size, self.seed, index, number) if number else WHOLE
 
     def of_view(self, index: int, number: int) -> Tensor:
         """Return the features of a view, `(1, feature_dim, grid, grid)`."""
@@ -297,7 +298,7 @@ class UpsamplerTrainer(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(make_generator(teacher_features.seed, "weights").initial_seed())
             config = UpsamplerConfig(
-                **teacher._asdict(), width=settings.width, factor=settings.factor, num_steps=settings.num_steps
+                **teacher._asdict(), width=WIDTH, factor=settings.factor, num_steps=settings.num_steps
             )
             self.upsampler = FeatSharp(config)
             self.reader = ViewReader(teacher.feature_dim)
@@ -331,10 +332,9 @@ class UpsamplerTrainer(nn.Module):
     def loss(self, example: UpsamplerBatch) -> Tensor:
         """Return the mean squared error of the views; predicting the mean has 1."""
         network = self.upsampler
-        first = 0 if self.settings.largest_view == 1 else 1  # the first view is the whole image
         fine = network.sharpen(network.standardize(example.whole), network.standardize(example.tiles), example.images)
         errors = []
-        for views, target in zip(example.views[first:], example.targets[first:], strict=True):
+        for views, target in zip(example.views, example.targets, strict=True):
             # The teacher's pattern of positions is the same wherever the view lies; only content moves with the image.
             predicted = self.reader(fine, views, target.shape[-1]) + network.centered_pattern()
             errors.append(F.mse_loss(predicted, network.standardize(target)))
@@ -349,18 +349,18 @@ class UpsamplerTrainer(nn.Module):
         settings = self.settings
         generator = make_generator(self.teacher_features.seed, "step", self.step)
         indices = torch.randint(self.num_images, (settings.batch_size,), generator=generator).tolist()
-        numbers = (1 + torch.randperm(settings.num_views, generator=generator)[: settings.views]).tolist()
+        numbers = (1 + torch.randperm(NUM_VIEWS, generator=generator)[: settings.views]).tolist()
         loss = self.loss(self.teacher_features.example(indices, numbers))
         self.optimizer.zero_grad()
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.parameters(), settings.max_grad_norm)
+        norm = nn.utils.clip_grad_norm_(self.parameters(), MAX_GRAD_NORM)
         for name, value in (("loss", loss), ("gradient", norm)):
             if not value.isfinite():
                 raise TrainingDivergedError(
                     f"The {name} of step {self.step} is not finite. Lower `learning_rate`, {settings.learning_rate}."
                 )
         for group in self.optimizer.param_groups:
-            warm = min(1.0, (self.step + 1) / (settings.warmup_steps + 1))
+            warm = min(1.0, (self.step + 1) / (WARMUP_STEPS + 1))
             share = warm * 0.5 * (1 + math.cos(math.pi * self.step / settings.num_steps))
             group["lr"] = settings.learning_rate * share
         self.optimizer.step()
@@ -383,7 +383,7 @@ class UpsamplerTrainer(nn.Module):
                 losses.append(self.train_step())
                 bar.set_postfix(loss=f"{losses[-1]:.4f}", refresh=False)
                 bar.update()
-                if stop.is_set or self.step % self.settings.save_every == 0 or self.step == total:
+                if stop.is_set or self.step % SAVE_EVERY == 0 or self.step == total:
                     self.save(state)
                 if stop.is_set and self.step < total:
                     raise stop.interrupted(f"stopped after step {self.step}; the same command goes on")
@@ -565,9 +565,7 @@ def _train(settings: UpsamplerSettings, recipe: Recipe, folder: Path) -> str:
     assert size is not None
     images = open_images(recipe.data, settings.factor * size, settings.num_images, "train")
     memory = settings.memory_gb
-    teacher_features = FixedTeacherFeatures(
-        teacher, images, settings.factor, recipe.seed, largest_view=settings.largest_view, memory_gb=memory
-    )
+    teacher_features = FixedTeacherFeatures(teacher, images, settings.factor, recipe.seed, memory)
     form = upsampled_teacher(teacher, entry.kind, entry.source, entry.options)
     trainer = UpsamplerTrainer(settings, form, teacher_features, recipe.data)
     print(_forecast(settings, teacher_features, trainer.num_images), flush=True)
@@ -575,9 +573,9 @@ def _train(settings: UpsamplerSettings, recipe: Recipe, folder: Path) -> str:
     save_upsampler(trainer.upsampler, folder / "upsampler")
     section = f"teachers.{entry.name}"
     report = f"Use it: {section}.run_mode=fixed {section}.upsample=featsharp {section}.upsampler={folder / 'upsampler'}"
-    held_out = _held_out_images(settings, recipe, settings.factor * size)
+    held_out = _held_out_images(recipe, settings.factor * size)
     if held_out is not None:
-        measured = FixedTeacherFeatures(teacher, held_out, settings.factor, recipe.seed, memory_gb=memory)
+        measured = FixedTeacherFeatures(teacher, held_out, settings.factor, recipe.seed, memory)
         report = f"{_measure(settings, trainer.upsampler, measured)}\n\n{report}"
     state.unlink(missing_ok=True)
     return report
@@ -585,36 +583,34 @@ def _train(settings: UpsamplerSettings, recipe: Recipe, folder: Path) -> str:
 
 def _forecast(settings: UpsamplerSettings, teacher_features: FixedTeacherFeatures, num_images: int) -> str:
     """Return a line about the memory of the teacher's features, and the consequence where it is too little."""
-    needed = teacher_features.num_bytes(num_images, settings.num_views)
+    needed = teacher_features.num_bytes(num_images, NUM_VIEWS)
     said = f"The features of {settings.teacher!r} to {num_images:,} images take {size_words(needed)}"
     share = 1e9 * settings.memory_gb / needed
     if share >= 1:
         return f"{said} of memory."
     return (
         f"{said}: `memory_gb`, {settings.memory_gb:g}, keeps {share:.0%} of them, and the others are computed at each "
-        "use. Raise it where there is more memory, or lower `num_images` or `num_views`."
+        "use. Raise it where there is more memory, or lower `num_images`."
     )
 
 
-def _held_out_images(settings: UpsamplerSettings, recipe: Recipe, size: int) -> Images | None:
-    if settings.measured_images == 0:
-        return None
+def _held_out_images(recipe: Recipe, size: int) -> Images | None:
     try:
-        return open_images(recipe.data, size, settings.measured_images, "held_out")
+        return open_images(recipe.data, size, MEASURED_IMAGES, "held_out")
     except ValueError as error:  # data that holds nothing out
-        print(f"`measured_images` are not measured: {error}", flush=True)
+        print(f"Nothing is measured: {error}", flush=True)
         return None
 
 
 def _measure(settings: UpsamplerSettings, upsampler: FeatSharp, teacher_features: FixedTeacherFeatures) -> str:
     folder = settings.folder()
     upsampler.eval()
-    found = measure(upsampler, teacher_features, settings.measured_images, settings.num_views)
+    found = measure(upsampler, teacher_features, MEASURED_IMAGES, NUM_VIEWS)
     summary = summarize(found)
     count = len(found["FeatSharp"])
     content = {"settings": settings.to_dict(), "num_images": count, "summary": summary, "images": found}
     write_text(folder / "measurements.json", json.dumps(content, indent=2) + "\n")
     sizes = f"{settings.teacher} at {teacher_features.size} px, {settings.factor} times as fine"
     caption = f"{sizes}; principal components of the map of tiles as colors"
-    draw(upsampler, teacher_features, settings.pictured_images, folder / "features.png", caption)
+    draw(upsampler, teacher_features, PICTURED_IMAGES, folder / "features.png", caption)
     return table_of(summary, count)

@@ -57,16 +57,15 @@ class Blocks(Images):
         return self.images[index]
 
 
-def tiny_teacher_features(num_images: int = 8, factor: int = 2, largest_view: float = 1.0) -> FixedTeacherFeatures:
+def tiny_teacher_features(num_images: int = 8, factor: int = 2) -> FixedTeacherFeatures:
     teacher = PatternTeacher("pattern")
     teacher.set_run_mode(RunOptions(run_mode="fixed"))
-    return FixedTeacherFeatures(teacher, Blocks(num_images, factor * SIDE), factor, seed=0, largest_view=largest_view)
+    return FixedTeacherFeatures(teacher, Blocks(num_images, factor * SIDE), factor, seed=0)
 
 
 def tiny_trainer(output: Path, **changes: Any) -> UpsamplerTrainer:
-    options = {"num_steps": 60, "warmup_steps": 5, "batch_size": 4, "views": 2, "num_views": 3, "width": 16}
-    options |= {"learning_rate": 1e-2, "num_images": 8, "save_every": 4}
+    options = {"num_steps": 60, "batch_size": 4, "views": 2, "learning_rate": 1e-2, "num_images": 8}
     settings = UpsamplerSettings(teacher="pattern", output=output, **{**options, **changes})
     form = UpsampledTeacher("pattern", None, {}, 6, SIDE, GRID)
-    teacher_features = tiny_teacher_features(settings.num_images, largest_view=settings.largest_view)
+    teacher_features = tiny_teacher_features(settings.num_images)
     return UpsamplerTrainer(settings, form, teacher_features, DataRecipe(source="blocks"))
