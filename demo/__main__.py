@@ -7,7 +7,6 @@ the figures `features.png` and those in `pictures`, and all of it on one page, `
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field
 
@@ -23,13 +22,11 @@ class DemoSettings(RecipeCommand, DeviceOptions):
         output: Folder for everything.
         seeds: Seeds; one run for each.
         steps: Number of training steps, for a quick look; by default the recipe's.
-        precision: "auto" takes the faster type on this machine, "recipe" that of the recipe.
     """
 
     output: Path = Path("runs/demo")
     seeds: list[int] = [0]
     steps: int | None = Field(None, gt=0)
-    precision: Literal["auto", "recipe"] = "auto"
 
 
 COMMAND = Command(
@@ -56,9 +53,7 @@ def _demo(settings: DemoSettings) -> None:
 
     transformers_logging.disable_progress_bar()
     shortened = [] if settings.steps is None else [f"schedule.num_steps={settings.steps}"]
-    recipe = settings.load_recipe(*shortened)
-    if settings.precision == "auto":
-        recipe = in_faster_precision(recipe)
+    recipe = in_faster_precision(settings.load_recipe(*shortened))
     if is_finished(recipe, settings.output, settings.seeds, settings.device):
         print(f"This demo has ended before. Open {settings.output / PAGE}, or name another --output for a new one.")
         return

@@ -64,8 +64,8 @@ from modeling_radio.views_radio import ViewOptions
 
 
 READ = (
-    *("checkpoint", "data", "base", "size", "output", "report", "batch_size", "num_workers", "precision", "device"),
-    *("resamples", "random_seed", "max_images", "test_split", "streaming", "image_column", "tile_size", "tile_overlap"),
+    *("checkpoint", "data", "base", "size", "output", "report", "batch_size", "num_workers", "dtype", "device"),
+    *("resamples", "max_images", "test_split", "streaming", "image_column", "tile_size", "tile_overlap"),
 )
 """Settings that these measurements read, beside those of the labels."""
 COLUMNS = {"label_column": "labels", "mask_column": "masks", "object_column": "objects", "depth_column": "depth maps"}
@@ -190,7 +190,7 @@ def _open_task(settings: EvaluationSettings, name: str, opened: Opened) -> tuple
     images = held_out or load_measured(asked, task_class.targets, known, settings.test_split)
     remarks = _remarks(settings, images, is_held_out=held_out is not None)
     if settings.max_images is not None:
-        chosen = choose_rows(images.validation, settings.max_images, settings.random_seed, "test")
+        chosen = choose_rows(images.validation, settings.max_images, settings.seed, "test")
         images = replace(images, validation=chosen)
     own = _problem_type(config) if name == "image-classification" else images.problem_type
     if images.problem_type != own:
@@ -273,7 +273,7 @@ def _remarks(settings: EvaluationSettings, images: LabeledImages, *, is_held_out
 
 def _decisive(settings: EvaluationSettings, task: FinetuningTask) -> dict[str, Any]:
     """Return the settings that decide the numbers."""
-    names = ("precision", "resamples", "random_seed", "max_images", "test_split", "image_column", *COLUMNS)
+    names = ("dtype", "resamples", "max_images", "test_split", "image_column", *COLUMNS)
     names += tuple(TileOptions.model_fields) if settings.tile_size is not None else ()
     given = {name: value for name, value in settings.to_dict().items() if name in names and value is not None}
     return {"size": list(task.size), **given}
@@ -334,7 +334,7 @@ class _Answers:
             self.tally.compute,
             self.tally.num_images,
             num_resamples=self.settings.resamples,
-            seed=self.settings.random_seed,
+            seed=self.settings.seed,
             limits=self.tally.limits,
         )
         constant = self._constant()
@@ -349,7 +349,7 @@ class _Answers:
         ]
 
     def _autocast(self) -> AbstractContextManager:
-        dtype = AUTOCAST_TYPES[self.settings.precision]
+        dtype = AUTOCAST_TYPES[self.settings.dtype]
         return torch.autocast(self.opened.model.device.type, dtype, enabled=dtype is not None)
 
     def _batches(self) -> Iterator[Evidence]:

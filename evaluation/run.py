@@ -41,7 +41,7 @@ def open_student(settings: EvaluationSettings, recipe: Recipe | None = None) -> 
         ValueError: If the folder is no checkpoint, is damaged or not finite, or `size` or `truncate_dim` does not fit
             it.
     """
-    dtype = AUTOCAST_TYPES[settings.precision]
+    dtype = AUTOCAST_TYPES[settings.dtype]
     teachers = [] if recipe is None else [entry.name for entry in recipe.teachers]
     device = device_of_process(settings.device)
     model = open_radio(
@@ -106,7 +106,7 @@ def run_evaluations(
     settings = settings.for_source(source)
     check_outputs(settings)
     model = open_student(settings, recipe) if model is None else model.with_size(settings.size)
-    data = open_data(source, settings, size_px=model.size_px, seed=settings.random_seed)
+    data = open_data(source, settings, size_px=model.size_px, seed=settings.seed)
     names = task_names(settings.tasks, data.kinds())
     for name in names:
         check_kind(source, find_task(name).kind, data.kinds())
@@ -229,6 +229,6 @@ def _baselines(settings: EvaluationSettings, model: RadioFeatures) -> list[Featu
     return [
         RawPixels(model.patch_size, size, device)
         if name == "pixels"
-        else random_network(model.model.config, size_px=size, seed=settings.random_seed, device=device)
+        else random_network(model.model.config, size_px=size, seed=settings.seed, device=device)
         for name in dict.fromkeys(settings.baselines)
     ]

@@ -10,7 +10,17 @@ from pydantic import Field, model_validator
 from modeling_radio.core.files import RUN_FILE
 from modeling_radio.core.ids import ModelFolder
 from modeling_radio.core.imports import is_object_path
-from modeling_radio.core.settings import DeviceOptions, OneOf, Settings, Spelling, TileOptions, read_names, require
+from modeling_radio.core.settings import (
+    DeviceOptions,
+    LabeledSource,
+    OneOf,
+    SampleOptions,
+    Settings,
+    Spelling,
+    TileOptions,
+    read_names,
+    require,
+)
 from modeling_radio.evaluation.tasks.registry import RETRIEVAL, TASKS
 from modeling_radio.training.recipes.recipe import RECIPE_FILE, Recipe, RecipeOptions
 
@@ -63,16 +73,14 @@ def is_named_set(source: str) -> bool:
     return source in NAMED_SETS or is_object_path(source)
 
 
-class DataOptions(Settings):
+class DataOptions(LabeledSource, SampleOptions):
     """Columns, splits and units of a source.
 
     Attributes:
-        image_column: Column of the images; by default the first of the usual names, like all columns.
         label_column: Column of the classes.
         mask_column: Column of the masks of class ids.
         depth_column: Column of the depth maps.
         object_column: Column of the objects, for the answers of a detector.
-        box_format: Format of the boxes of a `datasets` source, in pixels.
         caption_column: Column of the texts, one or a list for each image.
         group_column: Column of the source of each image, such as its video: intervals resample whole sources, and
             without a train split images of one source are not compared with each other.
@@ -84,16 +92,12 @@ class DataOptions(Settings):
             names of its thousand classes that OpenAI chose for CLIP.
         reduce_labels: Ignore 0 in masks and lower all other classes by one, as in ADE20k.
         layout: Public set whose official folders `data` has, with its classes and numbers of images; presets set it.
-        depth_scale: Units per meter of stored depth; by default 1000 for whole numbers and 1 for others.
-        max_images: Number of images of each split to measure, a seeded choice; by default all.
     """
 
-    image_column: str | None = None
     label_column: str | None = None
     mask_column: str | None = None
     depth_column: str | None = None
     object_column: str | None = None
-    box_format: Literal["xywh", "xyxy", "cxcywh"] = "xywh"
     caption_column: str | None = None
     group_column: str | None = None
     train_split: str | None = None
@@ -102,8 +106,6 @@ class DataOptions(Settings):
     class_names: str | None = None
     reduce_labels: bool = False
     layout: Annotated[str | None, OneOf(LAYOUTS)] = None
-    depth_scale: float | None = None
-    max_images: int | None = None
 
 
 class TaskSettings(Settings):
@@ -112,8 +114,6 @@ class TaskSettings(Settings):
     Attributes:
         neighbors: Number of neighbors that vote in kNN, at most the gallery's images. 20 as in the papers.
         temperature: Divides the cosine in the exponent of a vote's weight. 0.07 as in the papers.
-        logistic_c: Inverse strength of the logistic regression's penalty, on standardized features.
-        recall_at: Ranks up to which retrieval counts.
         templates: Prompts for the names of classes: OpenAI's 80, as in the papers, seven of them, or the bare name.
         zero_shot_sizes_px: Further sizes at which zero-shot accuracy is measured; none by default.
         probe_steps: Optimizer steps of segmentation and depth probes. 400 for some hundred images; the papers run
@@ -131,18 +131,15 @@ class TaskSettings(Settings):
         consistency_sizes_px: Sides of the middle squares whose features are compared, the largest with each of the
             others; by default the range of the published models at low resolution, and one step beyond.
         switching_sizes_px: Sides of middle squares for mode switching: kNN and adaptors at each.
-        compared_window: Side in tokens of the windows that are compared with global attention; by default the model's
-            own, or 16 if it has none.
         resamples: Draws for the intervals.
-        random_seed: Seed of probes, choices and intervals.
     """
 
     title: ClassVar[str] = "tasks"
+    seed: ClassVar[int] = 0
+    """Seed of probes, choices of images and intervals: two evaluations of a checkpoint give the same numbers."""
 
     neighbors: int = Field(20, gt=0)
     temperature: float = Field(0.07, gt=0)
-    logistic_c: float = Field(1.0, gt=0)
-    recall_at: list[int] = Field([1, 5, 10], min_length=1)
     templates: Literal["openai", "simple", "plain"] = "openai"
     zero_shot_sizes_px: list[int] = []
     probe_steps: int = Field(400, gt=0)
@@ -157,16 +154,13 @@ class TaskSettings(Settings):
     sam3: str = "facebook/sam3"
     consistency_sizes_px: list[int] = [128, 192, 256, 384, 512]
     switching_sizes_px: list[int] = [128, 256, 512, 1024]
-    compared_window: int | None = Field(None, gt=0)
     resamples: int = Field(1000, ge=100)
-    random_seed: int = 0
 
     @model_validator(mode="after")
     def _check_sizes(self) -> TaskSettings:
         for name in ("consistency_sizes_px", "switching_sizes_px"):
             sizes = getattr(self, name)
             require(len(set(sizes)) > 1 and min(sizes) > 0, name, sizes, "at least two different sizes above 0")
-        require(min(self.recall_at) > 0, "recall_at", self.recall_at, "ranks above 0")
         if self.shorter_px is not None:
             is_enough = self.window_px is not None and self.shorter_px >= self.window_px
             require(is_enough, "shorter_px", self.shorter_px, "at least `window_px`, which must be given too")
@@ -279,13 +273,12 @@ class EvaluationSettings(RecipeOptions, DataOptions, TaskSettings, TileOptions, 
             `evaluation` in the cache folder (`RADIO_CACHE`).
         batch_size: Images for each pass.
         num_workers: Processes that decode images if there are many.
-        precision: Number format in which the checkpoint computes.
+        dtype: Type in which the checkpoint computes.
     """
 
     checkpoint: ModelFolder
     data: str | None = None
     base: str | None = None
-    streaming: bool = False
     recipe: str | None = None
     tasks: Annotated[list[str] | None, OneOf((*TASKS, RETRIEVAL), imports=True)] = Field(None, min_length=1)
     preset: Annotated[str | None, OneOf(PRESETS)] = None
@@ -300,7 +293,7 @@ class EvaluationSettings(RecipeOptions, DataOptions, TaskSettings, TileOptions, 
     cache: Path | None = None
     batch_size: int = Field(32, gt=0)
     num_workers: int = Field(2, ge=0)
-    precision: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16"] = "float32"
 
     @model_validator(mode="before")
     @classmethod
@@ -346,6 +339,6 @@ class EvaluationSettings(RecipeOptions, DataOptions, TaskSettings, TileOptions, 
 
     def of_tasks(self) -> dict[str, Any]:
         """Return the settings that decide the numbers, for the results file."""
-        decisive = {*TaskSettings.model_fields, *DataOptions.model_fields, "preset", "size", "precision"}
+        decisive = {*TaskSettings.model_fields, *DataOptions.model_fields, "preset", "size", "dtype"}
         decisive |= set() if self.tile_size is None else TileOptions.model_fields.keys()
         return {name: value for name, value in self.to_dict().items() if name in decisive}

@@ -203,7 +203,7 @@ class Evaluation:
         groups = self.part(kind).test.groups if groups is None else groups
         assert groups is None or len(groups) == len(scores), f"{task}: {len(scores)} scores, {len(groups)} sources"
         settings = self.settings
-        interval = mean_interval(scores, groups=groups, num_resamples=settings.resamples, seed=settings.random_seed)
+        interval = mean_interval(scores, groups=groups, num_resamples=settings.resamples, seed=settings.seed)
         return self.measurement(task, metric, scores.double().mean().item(), kind, interval)
 
     def of_sums(
@@ -231,7 +231,7 @@ class Evaluation:
             len(sums),
             groups=self.part(kind).test.groups if groups is None else groups,
             num_resamples=self.settings.resamples,
-            seed=self.settings.random_seed,
+            seed=self.settings.seed,
         )
         return self.measurement(task, metric, combine(sums.sum(0)).item(), kind, interval)
 

@@ -40,6 +40,8 @@ MAX_ITERATIONS = 2000
 """Our choice: the solver stops long before on sets of some thousand images."""
 TEMPLATES = {"openai": OPENAI_TEMPLATES, "simple": SIMPLE_TEMPLATES, "plain": PLAIN_TEMPLATES}
 PROMPT = "a photo of a {}"
+RECALL_AT = (1, 5, 10)
+"""Ranks up to which retrieval counts, as in the papers."""
 NUM_CONSE_CLASSES = 10
 """Classes of a classifier that embed an image in text space; 10 as in the ConSE paper."""
 
@@ -149,9 +151,9 @@ def measure_logistic_regression(evaluation: Evaluation) -> list[Measurement]:
     truth = labels_of(part.test).numpy()
     measurements = []
     for suffix, query in queries.items():
-        regression = make_pipeline(StandardScaler(), LogisticRegression(C=settings.logistic_c, max_iter=MAX_ITERATIONS))
+        regression = make_pipeline(StandardScaler(), LogisticRegression(max_iter=MAX_ITERATIONS))
         if part.train is None:
-            predictions = _predict_by_folds(regression, query.numpy(), truth, part.test.groups, settings.random_seed)
+            predictions = _predict_by_folds(regression, query.numpy(), truth, part.test.groups, settings.seed)
         else:
             stored = vectors_of(evaluation.features("labels", "gallery"))[suffix]
             regression.fit(stored.numpy(), labels_of(part.train).numpy())
@@ -187,7 +189,7 @@ def measure_image_retrieval(evaluation: Evaluation) -> list[Measurement]:
         labels_of(part.test),
         gallery,
         labels_of(part.gallery),
-        ranks=evaluation.settings.recall_at,
+        ranks=RECALL_AT,
         leave_one_out=is_alone,
         groups=part.test.groups,
     )
@@ -235,7 +237,7 @@ def measure_image_text_retrieval(evaluation: Evaluation) -> list[Measurement]:
     texts = model.embed_texts([text for several in captions for text in several])
     owners = torch.tensor([image for image, several in enumerate(captions) for _ in several])
     own = torch.arange(len(images))
-    ranks = evaluation.settings.recall_at
+    ranks = RECALL_AT
     groups = evaluation.part("captions").test.groups
     sources = own if groups is None else groups  # several captions of one image are of one source
     return [

@@ -72,7 +72,7 @@ def fit_dense_probe(
     Returns:
         The trained probe in eval mode, on that device.
     """
-    generator = torch.Generator().manual_seed(settings.random_seed)
+    generator = torch.Generator().manual_seed(settings.seed)
     dim = read([0])[0].shape[1]
     probe = DenseProbe(dim, num_outputs, generator).to(device)
     optimizer = torch.optim.AdamW(probe.parameters(), settings.probe_learning_rate, weight_decay=0.0)
@@ -196,7 +196,7 @@ def folds(evaluation: Evaluation, kind: Kind) -> Iterator[tuple[Sequence[int], S
     sources = groups.unique()
     if len(sources) < 2:
         raise ValueError(f"`data` must have a train split or several images for a probe of {kind}, got one source.")
-    drawn = sources[torch.randperm(len(sources), generator=make_generator(evaluation.settings.random_seed, "folds"))]
+    drawn = sources[torch.randperm(len(sources), generator=make_generator(evaluation.settings.seed, "folds"))]
     is_first = torch.isin(groups, drawn[: len(drawn) // 2])
     first, second = is_first.nonzero().flatten().tolist(), (~is_first).nonzero().flatten().tolist()
     yield first, second
@@ -308,7 +308,7 @@ def measure_patch_correspondence(evaluation: Evaluation) -> list[Measurement]:
     Crops are zoomed by up to two and nothing else differs, so that no annotated points are needed. The size is given,
     because a preprocessing that cuts off borders would make the distances wrong.
     """
-    examples, seed = evaluation.examples("photographs"), evaluation.settings.random_seed
+    examples, seed = evaluation.examples("photographs"), evaluation.settings.seed
     views = CroppedViews(examples.images, NUM_CROPS, seed)
     features = evaluation.store.extract(
         evaluation.model,
@@ -383,13 +383,13 @@ def measure_window_consistency(evaluation: Evaluation) -> list[Measurement]:
             f"`window_consistency` needs a RADIO model with windowed blocks (`vitdet_num_global`), got {model.name!r}. "
             "Leave the task out."
         )
-    window = settings.compared_window or model.model.config.vitdet_window_size or DEFAULT_WINDOW
+    window = model.model.config.vitdet_window_size or DEFAULT_WINDOW
     num_patches = max(1, min(max(settings.switching_sizes_px), model.max_size_px) // model.patch_size)
     size = num_patches * model.patch_size
     if window >= num_patches:
         raise ValueError(
-            f"`compared_window` must be below the {num_patches} patches of {size} px, got {window}: else one window is "
-            "the whole image."
+            f"`switching_sizes_px` must reach more than the {window} patches of a window, got {num_patches} at {size} "
+            "px: else one window is the whole image."
         )
     images = evaluation.examples("photographs").images
     pairs: list[tuple[Tensor, Tensor]] = []

@@ -230,7 +230,7 @@ def fit_dpt_probe(
 ) -> DptProbe:
     """Train a probe with AdamW on batches of 8; equal arguments give equal probes, whatever the global random state."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.random_seed)
+        torch.manual_seed(settings.seed)
         probe = DptProbe(model.model.config.hidden_size, num_outputs, HIDDEN_DIM).to(model.device)
         optimizer = torch.optim.AdamW(probe.parameters(), settings.probe_learning_rate)
         rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(step, settings))

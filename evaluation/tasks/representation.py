@@ -160,7 +160,7 @@ def _halves(evaluation: Evaluation, teacher: str) -> tuple[tuple[Tensor, Tensor]
     for image in range(len(ours)):
         one, two = ours.map(image), theirs.map(image)
         two = F.interpolate(two[None], one.shape[1:], mode="bilinear", antialias=True)[0]
-        generator = make_generator(evaluation.settings.random_seed, "places", image)
+        generator = make_generator(evaluation.settings.seed, "places", image)
         positions = torch.randperm(one[0].numel(), generator=generator)[:TOKENS_OF_EACH]
         pairs.append((one.flatten(1).T[positions], two.flatten(1).T[positions]))
     half = len(pairs) // 2
@@ -187,7 +187,7 @@ def some_tokens(evaluation: Evaluation) -> Tensor:
     chosen = []
     for image in range(len(features)):
         tokens = features.map(image).flatten(1).T
-        generator = make_generator(evaluation.settings.random_seed, "tokens", image)
+        generator = make_generator(evaluation.settings.seed, "tokens", image)
         chosen.append(tokens[torch.randperm(len(tokens), generator=generator)[:each]])
     return torch.cat(chosen)
 
@@ -255,7 +255,7 @@ def measure_block_norms(evaluation: Evaluation) -> list[Measurement]:
 
 def measure_self_supervised(evaluation: Evaluation) -> list[Measurement]:
     """Measure RankMe of the summaries, and LiDAR over crops of each image; neither needs labels."""
-    examples, seed = evaluation.examples("images"), evaluation.settings.random_seed
+    examples, seed = evaluation.examples("images"), evaluation.settings.seed
     views = CroppedViews(examples.images, NUM_VIEWS, seed)
     name = f"{examples.image_fingerprint} crops {NUM_VIEWS} {seed}"
     stored = evaluation.store.extract(evaluation.model, views, name, Wanted(), description="crops")

@@ -34,7 +34,7 @@ def test_each_teacher_returns_what_it_states(kind):
         assert output.summary.shape == (2, teacher.summary_dim)
         assert output.features.shape == (2, teacher.feature_dim, height // 16, width // 16)
         assert output.features.isfinite().all()
-    teacher.set_run_mode(RunOptions(precision="bfloat16"))
+    teacher.set_run_mode(RunOptions(dtype="bfloat16"))
     assert torch.cosine_similarity(output.features, teacher.extract_features(pixel_values).features).mean() > 0.98
 
 

@@ -78,7 +78,7 @@ def write_world(folder: Path, teacher_imports: str = TEACHER_IMPORTS) -> None:
 
 def _common(num_steps: int) -> list[str]:
     teachers = [
-        f"teachers.{name}={{kind: 'fixed_teachers:FixedTeacher', precision: float32, "
+        f"teachers.{name}={{kind: 'fixed_teachers:FixedTeacher', dtype: float32, "
         f"options: {{feature_dim: {features}, summary_dim: {'null' if summary is None else summary}}}}}"
         for name, (features, summary) in TEACHERS.items()
     ]

@@ -394,9 +394,9 @@ class TeacherCost:
 def _build(entry: TeacherRecipe, stride: int) -> Teacher:
     """Return a teacher on the meta device; one of a user's own that cannot do without its weights loads them first."""
     if is_import_path(entry.kind) and not can_be_random(entry):
-        return teacher_of_recipe(entry.replace(precision="float32"), stride).to("meta")
+        return teacher_of_recipe(entry.replace(dtype="float32"), stride).to("meta")
     options = {key: value for key, value in entry.options.items() if key != "weights_dtype"}
-    bare = entry.replace(precision="float32", options={**options, "weights": "random"})
+    bare = entry.replace(dtype="float32", options={**options, "weights": "random"})
     try:
         with torch.device("meta"):
             return teacher_of_recipe(bare, stride)

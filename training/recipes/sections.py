@@ -257,7 +257,7 @@ class TapsRecipe(RecipeSection):
 RunModeName = Literal["native", "fixed", "mosaic"]
 Upsampling = Literal["bilinear", "tiles", "featsharp"]
 Precision = Literal["float32", "bfloat16"]
-TeacherPrecision = Literal["float32", "bfloat16"]
+TeacherDtype = Literal["float32", "bfloat16"]
 
 
 OWN_ARCHITECTURE = "radio"
@@ -351,14 +351,14 @@ class RunOptions(RecipeSection):
         upsample: Method that makes the grid of the mode "fixed" finer than the teacher's own: "bilinear", "tiles" (adds
             detail of tiles, untrained), or "featsharp" (a network that `radio upsampler` trained for it).
         upsampler: Experimental. Folder of that network.
-        precision: "float32", or "bfloat16" for autocast. Outputs are float32 in both cases.
+        dtype: "float32", or "bfloat16" for autocast. Outputs are float32 in both cases.
     """
 
     run_mode: RunModeName | None = None
     input_size_px: int | None = Field(None, gt=0)
     upsample: Upsampling = "bilinear"
     upsampler: str | None = None
-    precision: TeacherPrecision = "float32"
+    dtype: TeacherDtype = "float32"
 
     @model_validator(mode="after")
     def _check_upsampler(self) -> "RunOptions":

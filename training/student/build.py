@@ -60,7 +60,7 @@ def in_faster_precision(recipe: Recipe) -> Recipe:
     """Return the recipe with student and teachers in float32 if this machine has only a CPU that is faster with it."""
     if torch.accelerator.is_available() or is_bfloat16_faster():
         return recipe
-    teachers = [entry.replace(precision="float32") for entry in recipe.teachers]
+    teachers = [entry.replace(dtype="float32") for entry in recipe.teachers]
     return recipe.replace(mixed_precision="no", teachers=teachers)
 
 

@@ -371,7 +371,7 @@ class Teacher(nn.Module):
             normalized = normalized.contiguous(memory_format=torch.channels_last)
         autocast, device_type = contextlib.nullcontext(), normalized.device.type
         if torch.amp.is_autocast_available(device_type):  # not on the meta device, where runs are planned
-            autocast = torch.autocast(device_type, torch.bfloat16, enabled=self.run.precision == "bfloat16")
+            autocast = torch.autocast(device_type, torch.bfloat16, enabled=self.run.dtype == "bfloat16")
         # FSDP gathers weights into tensors that must not belong to inference mode.
         without_graph = torch.inference_mode() if self.equal_calls is None else torch.no_grad()
         with without_graph, autocast:

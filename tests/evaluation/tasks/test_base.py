@@ -13,7 +13,7 @@ from modeling_radio.evaluation.settings import TaskSettings
 from modeling_radio.evaluation.tasks.base import DENSE, Evaluation
 
 
-@wrong(consistency_sizes_px=[[], [64], [64, 64], [0, 64]], switching_sizes_px=[[-8, 64]], recall_at=[[0, 5]])
+@wrong(consistency_sizes_px=[[], [64], [64, 64], [0, 64]], switching_sizes_px=[[-8, 64]])
 def test_bad_settings_are_named(name, value):
     refused(name, lambda: TaskSettings(**{name: value}), SettingsError)
 

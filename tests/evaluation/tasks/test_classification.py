@@ -131,11 +131,11 @@ def test_too_few_sources_and_classes(pixels, data, measure, labels, groups, mess
 
 
 def test_image_retrieval_compares_the_test_split_with_the_train_split(pixels, noisy_folders):
-    evaluation = pixels(TableData(str(noisy_folders)), recall_at=[1, 5])
+    evaluation = pixels(TableData(str(noisy_folders)))
     found = measure_image_retrieval(evaluation)
     part = evaluation.part("labels")
     queries, gallery = (evaluation.features("labels", split).summary() for split in ("test", "gallery"))
-    scores = retrieval_scores(queries, part.test.labels, gallery, part.train.labels, ranks=[1, 5])
+    scores = retrieval_scores(queries, part.test.labels, gallery, part.train.labels, ranks=[1, 5, 10])
     assert {each.metric: value(found, each.metric) for each in found} == {
         name: pytest.approx(each.mean().item()) for name, each in scores.items()
     }
@@ -146,7 +146,7 @@ def test_images_of_one_source_do_not_find_each_other(pixels):
     colors = torch.tensor([[255, 0, 0], [255, 60, 0], [0, 60, 255]], dtype=torch.uint8).repeat_interleave(2, 0)
     images, labels = colors[:, :, None, None].repeat(1, 1, 16, 16), torch.tensor([0, 0, 1, 1, 0, 0])
     for groups, hits in ((None, 1), (torch.arange(6) // 2, 0)):
-        found = measure_image_retrieval(pixels(Fixed(images, labels=labels, groups=groups), recall_at=[1]))
+        found = measure_image_retrieval(pixels(Fixed(images, labels=labels, groups=groups)))
         assert {each.metric: each.value for each in found}["hit rate@1"] == hits
 
 
@@ -166,10 +166,11 @@ class WithTexts(RawPixels):
         return self.embed_texts(class_names)
 
 
-def test_images_and_texts_find_each_other():
+def test_images_and_texts_find_each_other(monkeypatch):
+    monkeypatch.setattr(classification, "RECALL_AT", (1, 3, 9))
     images = 255 * torch.eye(3, dtype=torch.uint8)[:, :, None, None].repeat(1, 1, 16, 16)  # red, green, and blue
     captioned = Fixed(images, captions=[["red"], ["green", "green"], ["orange"]])
-    found = measure_image_text_retrieval(Evaluation(WithTexts(8, 16), captioned, TaskSettings(recall_at=[1, 3, 9])))
+    found = measure_image_text_retrieval(Evaluation(WithTexts(8, 16), captioned, TaskSettings()))
     assert {each.metric: each.value for each in found} == {
         "image to text recall@1": pytest.approx(2 / 3),
         "image to text recall@3": pytest.approx(2 / 3),  # its caption is the last of four

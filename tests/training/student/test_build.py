@@ -112,7 +112,7 @@ class TestPrecision:
         monkeypatch.setattr(build, "is_bfloat16_faster", lambda: is_faster)
         monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
         recipe = in_faster_precision(load_recipe("demo"))
-        assert (recipe.mixed_precision, *{entry.precision for entry in recipe.teachers}) == expected
+        assert (recipe.mixed_precision, *{entry.dtype for entry in recipe.teachers}) == expected
 
     @pytest.mark.parametrize("slow", [torch.float32, torch.bfloat16])
     def test_both_precisions_are_timed_on_one_layer(self, slow, monkeypatch):

@@ -106,7 +106,7 @@ def test_outputs_are_float32_whatever_the_precision():
             return TeacherOutput(*(part.bfloat16() for part in super().encode(pixel_values)))
 
     teacher = Half()
-    teacher.set_run_mode(RunOptions(precision="bfloat16"))
+    teacher.set_run_mode(RunOptions(dtype="bfloat16"))
     output = teacher.extract_features(torch.rand(1, 3, 32, 32))
     assert teacher.state == (True, True)
     assert output.features.dtype == output.summary.dtype == torch.float32
@@ -224,7 +224,7 @@ def test_a_teacher_on_another_device_answers_on_that_of_the_images():
 def test_every_mode_knows_its_sizes_and_keeps_its_options(mode, upsample):
     traits = NetworkTraits("t", 8, 16, native_size_px=32, runs_at_any_size=True, has_summary=False)
     folder = "folder" if upsample == "featsharp" else None
-    options = RunOptions(run_mode=mode, upsample=upsample, upsampler=folder, precision="bfloat16")
+    options = RunOptions(run_mode=mode, upsample=upsample, upsampler=folder, dtype="bfloat16")
     built = build_run_mode(traits, options, "native")
     assert built.options == options.replace(input_size_px=None if mode == "native" else 32)
     sizes = {"native": [(32, 80)], "fixed": [(32, 32)], "mosaic": [(16, 32)]}[mode]  # of 4 x 10 patches 1.6 x 4 fit

@@ -252,7 +252,7 @@ def test_one_pass_answers_for_all_of_its_adaptors(folder):
 
 @pytest.mark.parametrize(
     "change",
-    [{"options": {"weights_dtype": "bfloat16"}}, {"precision": "bfloat16"}, {"device": "cpu"}, {"kind": "dinov3"}],
+    [{"options": {"weights_dtype": "bfloat16"}}, {"dtype": "bfloat16"}, {"device": "cpu"}, {"kind": "dinov3"}],
 )
 def test_teachers_that_run_otherwise_have_networks_of_their_own(folder, change):
     entry = TeacherRecipe(name="a", kind="radio", source=str(folder), options={"adaptor_name": "segmenter"})

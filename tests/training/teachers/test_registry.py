@@ -46,7 +46,7 @@ def my_module(tmp_path, monkeypatch):
 
 
 def test_a_recipe_names_a_class_of_ones_own_by_its_import_path(my_module):
-    run = {"run_mode": "fixed", "upsample": "tiles", "precision": "bfloat16"}
+    run = {"run_mode": "fixed", "upsample": "tiles", "dtype": "bfloat16"}
     entry = TeacherRecipe(name="mine", kind=f"{my_module}:MyTeacher", options={"width": 7}, **run)
     teacher = teacher_of_recipe(entry, grid_stride=16)
     assert teacher.options == {"width": 7}
@@ -90,8 +90,8 @@ def test_unknown_kinds_and_options_are_one_clear_line(my_module, kind, options, 
     [
         ("run_mode=mosaics", "`teachers.nanodet-g.run_mode` .*'mosaic'"),
         ("upsample=tile", "`teachers.nanodet-g.upsample` .*'tiles'"),
-        ("precision=bf16", "`teachers.nanodet-g.precision` .*'bf16'"),
-        ("options={precision: bfloat16}", r"teachers\.nanodet-g\.precision"),
+        ("dtype=bf16", "`teachers.nanodet-g.dtype` .*'bf16'"),
+        ("options={dtype: bfloat16}", r"teachers\.nanodet-g\.dtype"),
     ],
 )
 def test_bad_values_in_a_recipe_are_refused(change, message):

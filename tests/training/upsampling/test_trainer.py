@@ -269,8 +269,8 @@ def test_a_run_that_was_stopped_while_it_was_measured_goes_on(stopped, monkeypat
 def test_a_run_that_was_stopped_does_not_go_on_with_another_recipe(stopped, monkeypatch):
     with pytest.raises(ValueError, match=r"\(data.seed: 0 -> 1\)"):
         train_upsampler(stopped, _recipe({"seed": 1}))
-    with pytest.raises(ValueError, match=r"\(teacher.precision: float32 -> bfloat16\)"):
-        train_upsampler(stopped, _recipe(precision="bfloat16"))
+    with pytest.raises(ValueError, match=r"\(teacher.dtype: float32 -> bfloat16\)"):
+        train_upsampler(stopped, _recipe(dtype="bfloat16"))
     monkeypatch.setattr(Blocks, "fingerprint", lambda images: "others")
     with pytest.raises(ValueError, match=r"\(images: blocks -> others\)"):
         train_upsampler(stopped, _recipe({"num_workers": 5}))
