@@ -51,7 +51,10 @@ from modeling_radio.nvidia.stored_tensors import stored_tensors
 
 
 TOLERANCES = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
-"""Our choice: ten times the effect of another order of sums in a deep network, far below that of a wrong token."""
+"""Largest relative differences that count as equal. Our choice: ten times the effect of another order of sums in a
+deep network, far below that of a wrong token."""
+ROUNDS = 3
+"""Number of timed calls of each case; the fastest counts."""
 TEXT = "parity.md"
 _PATTERNS = ["*.json", "*.py", "*.safetensors"]
 _VERSIONED = ("torch", "torchvision", "transformers", "timm")
@@ -143,16 +146,13 @@ class CompareReleaseSettings(DeviceOptions):
         output: Folder for parity.json and parity.md; by default `converted`, whose card shows them, or
             runs/parity/NAME.
         revision: Branch, tag or commit of the repository; by default its main branch. The commit is recorded.
-        images: Image files; by default a photograph and noise.
         sizes: Sizes such as 512 or 384x640 (height x width, px), rounded to multiples of patches and windows; by
             default the preferred one and two more.
         windows: Sides of ViTDet windows in tokens, besides global attention; by default 8, and none for E-RADIO and
             RADIO1D, which have no such windows.
         adaptors: Adaptors to compare; by default all of the repository.
-        dtype: Data type of weights and pixels.
-        rounds: Number of timed calls of each case; the fastest counts.
-        tolerance: Largest relative difference that counts as equal; by default 1e-4 in float32, 5e-2 in bfloat16 and
-            1e-2 in float16.
+        dtype: Data type of weights and pixels. A relative difference of at most 1e-4 in float32, 5e-2 in bfloat16 and
+            1e-2 in float16 counts as equal.
         overwrite: Replace an earlier comparison.
     """
 
@@ -160,13 +160,10 @@ class CompareReleaseSettings(DeviceOptions):
     converted: Path | None = None
     output: Path | None = None
     revision: str | None = None
-    images: list[Path] = []
     sizes: list[str] = []
     windows: Annotated[list[Annotated[int, Field(gt=0)]] | None, Spelling(_read_windows, "N,N|none")] = None
     adaptors: Annotated[list[str] | None, Spelling(read_names, "A,B|all|none")] = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    rounds: int = Field(3, ge=1)
-    tolerance: float | None = Field(None, ge=0)
     overwrite: bool = False
 
     @property
@@ -190,7 +187,7 @@ def _run(settings: CompareReleaseSettings) -> None:
         check_output(settings.folder / name, overwrite=settings.overwrite)
     _check_before_fetching(settings)
     device = str(device_of_process(settings.device))
-    images = open_images(settings.images)
+    images = open_images()
     release = fetch_release(settings.source, settings.revision)
     print(describe_weights(release), flush=True)
     available, others = adaptors_of(release.folder)
@@ -210,7 +207,7 @@ def _run(settings: CompareReleaseSettings) -> None:
             adaptors=adaptors,
             device=device,
             dtype=settings.dtype,
-            rounds=settings.rounds,
+            rounds=ROUNDS,
             cases=cases,
         )
         commit = "" if release.revision is None else f", commit {release.revision},"
@@ -225,7 +222,7 @@ def _run(settings: CompareReleaseSettings) -> None:
         dtype=settings.dtype,
         versions=versions_of(_VERSIONED),
         images=list(images),
-        tolerance=TOLERANCES[settings.dtype] if settings.tolerance is None else settings.tolerance,
+        tolerance=TOLERANCES[settings.dtype],
         agreements=compare_outputs(theirs.outputs, own.outputs),
         costs=[_cost(*pair) for pair in zip(theirs.costs, own.costs, strict=True)],
         remarks=_remarks(theirs, others if settings.adaptors is None else []),

@@ -23,7 +23,6 @@ from modeling_radio.core.files import check_output, write_folder
 from modeling_radio.core.hub import find_folder
 from modeling_radio.core.ids import ModelFolder
 from modeling_radio.core.settings import Settings, Spelling, read_names
-from modeling_radio.zero_shot_radio import DenseSource
 
 
 TITLES = {PHOTOGRAPH: "Otters on a rock"}
@@ -52,8 +51,6 @@ class WebSettings(Settings):
             network can have them. A third of a shallow network's blocks stays global.
         precision: Precision of the weights; "auto" takes the fastest in WebAssembly that agrees with fp32.
         words: Add the folder's text tower, if it has one.
-        dense_source: Source of the patches' embeddings among texts; by default the summary head, or the dense features
-            for texts of a sentence encoder. See `segment` of the model.
         webgpu: Whether browsers with a GPU may use it, for 27 MB more on the server.
         runtime: Folder with the runtime's files at any depth, such as a node_modules; by default the pinned npm
             packages are fetched, and their SHA-256 verified.
@@ -69,7 +66,6 @@ class WebSettings(Settings):
     window_size: int | None = Field(None, ge=0)
     precision: PrecisionChoice = "auto"
     words: bool = True
-    dense_source: DenseSource | None = None
     webgpu: bool = True
     runtime: Path | None = None
     pictures: Annotated[list[Path], Spelling(_read_paths, "FILE,FILE")] = Field([PHOTOGRAPH], min_length=1)
@@ -112,7 +108,6 @@ def _run(settings: WebSettings) -> None:
         adaptors=settings.adaptors,
         sizes=settings.sizes,
         window_size=settings.window_size,
-        dense_source=settings.dense_source,
         classifier=classifier,
     )
     title = settings.heading or describe_model(model, settings.checkpoint.resolve().name)

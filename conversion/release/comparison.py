@@ -23,7 +23,7 @@ from modeling_radio.core.errors import UserError
 from modeling_radio.core.files import PHOTOGRAPH
 from modeling_radio.core.interruption import raised_signals
 from modeling_radio.core.trust import clean_environment
-from modeling_radio.image_processing_radio import UNREADABLE, read_image_file
+from modeling_radio.image_processing_radio import read_image_file
 from modeling_radio.model_cards.parity import Agreement
 
 
@@ -85,24 +85,11 @@ def plan_cases(config: RadioConfig, sizes: Iterable[str], windows: Sequence[int]
     return cases
 
 
-def open_images(paths: Sequence[Path]) -> dict[str, Image.Image]:
-    """Return images by name; without paths a photograph and noise, which excites every channel.
-
-    Raises:
-        ValueError: If a file is no image.
-    """
-    if paths:
-        return {path.name: _open(path) for path in paths}
+def open_images() -> dict[str, Image.Image]:
+    """Return images by name: a photograph, and noise, which excites every channel."""
     generator = torch.Generator().manual_seed(_SEED)
     noise = torch.randint(0, 256, (3, *_NOISE_SIZE), dtype=torch.uint8, generator=generator)
-    return {PHOTOGRAPH.name: _open(PHOTOGRAPH), NOISE: to_pil_image(noise)}
-
-
-def _open(path: Path) -> Image.Image:
-    try:
-        return read_image_file(path)
-    except UNREADABLE as error:
-        raise ValueError(f"`images` must be image files, got {str(path)!r}: {error}.") from error
+    return {PHOTOGRAPH.name: read_image_file(PHOTOGRAPH), NOISE: to_pil_image(noise)}
 
 
 def pixels_of(images: Iterable[Image.Image], cases: Cases) -> dict[str, Tensor]:

@@ -251,7 +251,6 @@ def plan_page(
     adaptors: Sequence[str] | None = None,
     sizes: Sequence[int] | None = None,
     window_size: int | None = None,
-    dense_source: DenseSource | None = None,
     classifier: nn.Module | None = None,
 ) -> PagePlan:
     """Decide the content of a page; see the settings of `radio export --to web`.
@@ -262,7 +261,6 @@ def plan_page(
         adaptors: Adaptors whose spaces are shown; `None` takes the model's own list.
         sizes: Pixels of the longer side; `None` takes three.
         window_size: In patches, 0 for none; `None` takes 4 where some blocks have windows.
-        dense_source: Source of the patches' embeddings among texts.
         classifier: Head of a `RadioForImageClassification` around the model, if the page names images.
 
     Raises:
@@ -274,7 +272,7 @@ def plan_page(
     given = (model.config.adaptor_names or []) if adaptors is None else adaptors
     names = own_names("adaptors", given, model.config.all_adaptor_names)
     spaces = find_spaces(model, names)
-    source = dense_source or ("summary_head" if texts is None else texts.model.usual_dense_source)
+    source = "summary_head" if texts is None else texts.model.usual_dense_source
     text_space = None if texts is None else _text_space(model, texts, source)
     computed = [space.name for space in spaces[1:]]
     step = size_step(model.config, None)
@@ -318,8 +316,8 @@ def _text_space(model: RadioModel, texts: Texts, source: DenseSource) -> Space:
     if source == "features":
         if adaptor.feature_dim != texts.model.text_width:
             raise ValueError(
-                f"`feature_dim` of adaptor {adaptor.name!r} must be {texts.model.text_width}, the width of the texts, "
-                f"for `dense_source` features, got {adaptor.feature_dim}. Use summary_head."
+                f"`feature_dim` of adaptor {adaptor.name!r} must be {texts.model.text_width}, the width of the texts "
+                f"of a sentence encoder, got {adaptor.feature_dim}."
             )
         scale = model.config.adaptor(adaptor.name).upsample_factor
     return Space(adaptor.name, adaptor.name, TEXT_PATCHES, texts.model.text_width, scale)

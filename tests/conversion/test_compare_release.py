@@ -16,7 +16,7 @@ from modeling_radio.conversion.convert import main as convert
 from modeling_radio.model_cards.parity import Parity
 
 
-SMALL = ["--sizes", "64x96", "--windows", "2", "--rounds", "1"]
+SMALL = ["--sizes", "64x96", "--windows", "2"]
 
 
 @pytest.fixture(autouse=True)
@@ -110,7 +110,6 @@ def test_another_network_is_found_out(release, converted, tmp_path, capsys):
     [
         (["--adaptors", "sam3,siglip2-g"], "`adaptors` must be one of"),
         (["--sizes", "big"], "`sizes` must be like 512"),
-        (["--images", "no.png"], "`images` must be image files"),
         (["--revision", "v1"], "`revision` must be left out for a folder"),
         (["--converted", "."], "`converted` must be a folder that radio convert wrote, got '.'"),
         (["--windows", "0"], "`windows"),
