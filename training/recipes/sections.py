@@ -200,13 +200,6 @@ class BalancingRecipe(RecipeSection):
     start_step: StepsOrNone = None
     ramp_steps: StepsOrNone = None
 
-    @model_validator(mode="after")
-    def _check(self) -> "BalancingRecipe":
-        for name in () if "method" in self.model_fields_set else ("period_steps", "start_step", "ramp_steps"):
-            rule = "left out where nothing moves: give a `method`, 'fixed' for none"
-            require(getattr(self, name) is None, name, getattr(self, name), rule)
-        return self
-
 
 class BalancingTimes(NamedTuple):
     """Times at which the weights of teachers move, in steps; a `BalancingRecipe` with all of it set."""
@@ -230,13 +223,6 @@ class ContrastiveRecipe(RecipeSection):
 
     weight: float = Field(0.0, ge=0)
     bank_size: int = Field(4096, ge=0)
-
-    @model_validator(mode="after")
-    def _check(self) -> "ContrastiveRecipe":
-        is_left_out = "weight" in self.model_fields_set or self.bank_size == 4096
-        rule = "left out where there is no such loss: give a `weight`, 0 for none"
-        require(is_left_out, "bank_size", self.bank_size, rule)
-        return self
 
 
 class TapsRecipe(RecipeSection):

@@ -1,27 +1,11 @@
 import pytest
 
 from modeling_radio.training.recipes.recipe import Recipe, RecipeError
-from modeling_radio.training.recipes.sections import BalancingRecipe, ContrastiveRecipe
 
 
 def recipe_of(roles: dict[str, str | None], **taps) -> Recipe:
     teachers = [{"name": name, "kind": "k", "role": role} for name, role in roles.items()]
     return Recipe(name="test", data={"source": "s"}, teachers=teachers, taps=taps)
-
-
-@pytest.mark.parametrize(
-    ("section", "settings", "off"),
-    [
-        (BalancingRecipe, {"start_step": 3}, {"method": "fixed"}),
-        (BalancingRecipe, {"period_steps": 3}, {"method": "fixed"}),
-        (BalancingRecipe, {"ramp_steps": 3}, {"method": "fixed"}),
-        (ContrastiveRecipe, {"bank_size": 64}, {"weight": 0}),
-    ],
-)
-def test_what_would_do_nothing_is_refused(section, settings: dict, off: dict) -> None:
-    with pytest.raises(RecipeError, match=f"`{next(iter(settings))}` must be left out"):
-        section(**settings)
-    section(**settings, **off)  # a stage may switch off what the recipe has
 
 
 def test_roles_are_needed_only_where_they_decide() -> None:
