@@ -78,7 +78,7 @@ def record_run(
         Measurement(STUDENT, settings.task, metric, name.name, value, settings.seed)
         for metric, value in measured.items()
     ]
-    remark = f"Of the checkpoints of this run the one with the best {task.best_metric} on these images is kept."
+    remark = f"Of the states of this run the one with the best {task.best_metric} on these images is kept."
     return TuningRecord(lineage, Results(found, datasets=[measured_on], run=run, remarks=[remark]))
 
 

@@ -23,6 +23,7 @@ from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.tuning.adapters import merge_adapter, save_adapter
 from modeling_radio.tuning.channels import check_widening
 from modeling_radio.tuning.error_analysis import draw_examination, fit_thresholds, gather_evidence, save_images
+from modeling_radio.tuning.linear_head import fit_head, linear_head
 from modeling_radio.tuning.models import (
     build_model,
     check_network,
@@ -36,7 +37,7 @@ from modeling_radio.tuning.models import (
 from modeling_radio.tuning.record import TuningRecord, record_run
 from modeling_radio.tuning.settings import SETTINGS, FinetuneSettings
 from modeling_radio.tuning.tasks import find_task
-from modeling_radio.tuning.tasks.base import TableExamples, build_examples
+from modeling_radio.tuning.tasks.base import TableExamples, build_examples, training_images
 from modeling_radio.tuning.trainer import (
     FinetuningTrainer,
     diverged,
@@ -44,6 +45,7 @@ from modeling_radio.tuning.trainer import (
     last_checkpoint,
     learning_rates,
     sealed_checkpoints,
+    trains_backbone,
 )
 
 
@@ -51,6 +53,8 @@ RESULTS = "results.json"
 NAME = "radio finetune"
 NOT_DECISIVE = ("output", "merge", "device")
 """Settings that may differ between the sessions of a run."""
+OF_STEPS = ("epochs", "steps", "accumulation", "learning_rate", "head_learning_rate", "weight_decay", "patience")
+"""Settings without effect where a linear head is solved; so is `augment`."""
 KEPT_CHECKPOINTS = 2  # the best and the last
 LOGGING_STEPS = 10  # our choice
 WARMUP_SHARE = 0.1  # of the steps; our choice, a usual one
@@ -99,11 +103,19 @@ class FinetuningRun:
         self.model = build_model(self.config, self.task, self._report)
         self.num_trained, self.num_parameters = trained, total = count_parameters(self.model)
         self.learning_rates = backbone, head = learning_rates(self.settings, self.config)
+        self.linear_head = linear_head(self.model, self.task)
+        self.is_solved = self.linear_head is not None and not trains_backbone(self.model)
         rates = f"head {head:.2g}"
         if settings.tune != "head":
             rates = f"{'backbone' if settings.tune == 'full' else 'adapters'} {backbone:.2g}, {rates}"
         share = f"{trained:,} of {total:,} parameters ({trained / total:.2%})"
-        self._report(f"Training {share}; peaks of the learning rate: {rates}.")
+        if self.is_solved:
+            fields = FinetuneSettings.model_fields
+            unused = [f"`{name}`" for name in OF_STEPS if getattr(settings, name) != fields[name].default]
+            ignored = f" It takes no steps: {', '.join(unused)} cannot change it." if unused else ""
+            self._report(f"Solving the linear head, {share}, on frozen features.{ignored}")
+        else:
+            self._report(f"Training {share}; peaks of the learning rate: {rates}.")
         self.trainer = self._build_trainer()
 
     def run(self) -> dict[str, float]:
@@ -127,11 +139,11 @@ class FinetuningRun:
             )
             self.arguments.max_steps, self.arguments.num_train_epochs = -1, 0  # not a step more
         with clock.phase("training"):
-            self.trainer.train(resume_from_checkpoint=checkpoint)
+            self.train(checkpoint)
             self.trainer.evaluate()
         metrics = self.trainer.metrics.latest
         with clock.phase("examination"):
-            examined = self._examine()
+            examined = {**self._compare(metrics), **self._examine()}
         weights = self.trainer.accelerator.get_state_dict(self.trainer.model_wrapped)  # gathered from all ranks
         if self.trainer.is_world_process_zero():
             record = record_run(self.task, metrics, clock, self.trainer.seconds_before)
@@ -146,6 +158,35 @@ class FinetuningRun:
             }
             write_text(output / RESULTS, json.dumps(results, indent=2) + "\n")
         return metrics
+
+    def train(self, checkpoint: str | None) -> None:
+        """Solve a linear head, and train what is not solved.
+
+        Args:
+            checkpoint: The checkpoint to go on from, whose head started from the solved one; `None` for a new run.
+        """
+        if self.linear_head is not None and checkpoint is None:
+            self.trainer.baselines.scores = fit_head(self.trainer, self.linear_head)
+            self.arguments.eval_on_start = True
+        if self.is_solved:
+            self.arguments.max_steps, self.arguments.num_train_epochs = -1, 0
+        self.trainer.train(resume_from_checkpoint=checkpoint)
+
+    def _compare(self, metrics: dict[str, float]) -> dict[str, Any]:
+        """Print and return the metrics on training images, and the scores of what needs no tuning."""
+        trainer, images, best = self.trainer, self.task.images, self.task.best_metric
+        baselines = dict(trainer.baselines.scores)
+        of_training = baselines.pop("linear_head_on_training_images", None)
+        trained: dict[str, float] = {best: of_training} if of_training is not None and self.is_solved else {}
+        if not trained and images.stream is None:
+            trained = trainer.measure_training(training_images(self.task, len(images.validation)))
+        lines = {"training images": trained.get(best), **baselines}
+        shown = [f"{name.replace('_', ' ')} {value:.4f}" for name, value in lines.items() if value is not None]
+        if shown:
+            self._report(f"{best} {metrics[best]:.4f}; beside it: {', '.join(shown)}.")
+        if self.linear_head is not None and trainer.state.global_step and trainer.state.best_global_step == 0:
+            self._report("No step was better than the linear head on the frozen features: that head is kept.")
+        return {"training_metrics": trained, "baselines": baselines}
 
     def _examine(self) -> dict[str, Any]:
         """Draw the errors of the best state, and return thresholds of classes, which its configuration gets, too."""

@@ -162,7 +162,14 @@ class FinetuningTrainer(Trainer):
     ):
         self.metrics = BatchMetrics(task.build_score())
         options |= {} if task.loss_function is None else {"compute_loss_func": task.loss_function}
-        callbacks = [EpochOfExamples(), SealCheckpoints(), BestThatIsLeft(), LowerLossWins(), TrainingTime()]
+        callbacks = [
+            EpochOfExamples(),
+            SealCheckpoints(),
+            BestThatIsLeft(),
+            LowerLossWins(),
+            TrainingTime(),
+            Baselines(),
+        ]
         # pyrefly: ignore[bad-argument-type]  (`batch_eval_metrics` adds an argument to the call)
         super().__init__(compute_metrics=self.metrics, callbacks=callbacks, **options)
         self.task, self.learning_rates, self.layer_decay, self.figures = task, learning_rates, layer_decay, figures
@@ -176,6 +183,12 @@ class FinetuningTrainer(Trainer):
         """Training time of the run before its last interruption, in seconds."""
         (timer,) = [each for each in self.callback_handler.callbacks if isinstance(each, TrainingTime)]
         return timer.seconds_before
+
+    @property
+    def baselines(self) -> Baselines:
+        """Scores of what needs no tuning."""
+        (found,) = [each for each in self.callback_handler.callbacks if isinstance(each, Baselines)]
+        return found
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Return AdamW (or the optimizer `args.optim`) over groups of one learning rate and weight decay each."""
@@ -236,6 +249,26 @@ class FinetuningTrainer(Trainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
         return loss.detach().mean(), *self.task.compare(outputs, inputs)
+
+    def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
+        """Measure the validation set; before the first step (`eval_on_start`) also save a checkpoint.
+
+        `Trainer` saves none there, and the run could not return to the head that it started from.
+        """
+        metrics = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
+        if self.state.global_step == 0:
+            self._determine_best_metric(metrics, trial)
+            self.state.best_model_checkpoint = str(_checkpoint_path(self.args, 0))
+            self._save_checkpoint(self.model_wrapped, trial)
+            self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+        return metrics
+
+    def measure_training(self, examples: TableExamples) -> dict[str, float]:
+        """Return the metrics on training images that are not augmented."""
+        latest = self.metrics.latest
+        self.predict(examples, metric_key_prefix="train")
+        measured, self.metrics.latest = self.metrics.latest, latest
+        return measured
 
     def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
         """Measure the validation set and draw predictions beside the truth.
@@ -367,6 +400,21 @@ class EpochOfExamples(TrainerCallback):
         kwargs["train_dataloader"].dataset.epoch = int((state.epoch or 0) + 1e-6)
 
 
+class Baselines(TrainerCallback, ExportableState):
+    """Keeps the scores of what needs no tuning in each checkpoint.
+
+    Args:
+        scores: Values by name; empty where nothing was measured.
+    """
+
+    def __init__(self, scores: dict[str, float] | None = None):
+        self.scores = scores or {}
+
+    def state(self) -> dict[str, Any]:
+        """Return the content for a checkpoint in the format of transformers."""
+        return {"args": {"scores": self.scores}, "attributes": {}}
+
+
 class TrainingTime(TrainerCallback, ExportableState):
     """Keeps the training time of the run over all interruptions in each checkpoint.
 
@@ -410,6 +458,11 @@ def average_statistics(model: nn.Module) -> None:
     for statistic in (buffer for norm in norms for buffer in norm.buffers()):
         if statistic.is_floating_point():  # not the number of batches
             mean_over_ranks(statistic)
+
+
+def trains_backbone(model: nn.Module) -> bool:
+    """Return whether weights of the backbone, or adapters on it, are trained."""
+    return any(parameter.requires_grad for parameter in _network_of(model).parameters())
 
 
 def frozen_parts(model: nn.Module) -> list[nn.Module]:

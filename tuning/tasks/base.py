@@ -111,6 +111,21 @@ ModelInputs = dict[str, Any]
 """`pixel_values` `(batch, 3, height, width)` in [0, 1], and `labels` in the format of the task's model."""
 
 
+LinearLoss = Callable[[Tensor, Tensor], Tensor]
+"""Loss of each row, `(rows,)`, of logits and targets `(rows, outputs)`; convex in the logits."""
+
+
+def cross_entropy_of_shares(logits: Tensor, targets: Tensor, class_weights: Sequence[float] | None) -> Tensor:
+    """Return the cross-entropy of each row with its shares of the classes, each times the weight of the class."""
+    weighted = targets if class_weights is None else targets * targets.new_tensor(class_weights)
+    return -(weighted * logits.log_softmax(1)).sum(1)
+
+
+def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the squared error of each row."""
+    return (outputs - targets).square().sum(1)
+
+
 class Score(Protocol):
     """Interface of metrics, that of torchmetrics."""
 
@@ -196,6 +211,29 @@ class FinetuningTask(ABC):
     def has_linear_head(cls, config: RadioConfig) -> bool:
         """Return whether the head is one layer on the backbone, whose learning rate depends on the backbone's width."""
         return False
+
+    def linear_loss(self, class_weights: Sequence[float] | None) -> LinearLoss | None:
+        """Return the loss of a linear head, whose optimum is fitted; `None` for a task that has no such head.
+
+        Args:
+            class_weights: Those of the model's configuration.
+        """
+        return None
+
+    def linear_targets(self, labels: Tensor, grid: Resolution | None) -> Tensor:
+        """Return the targets of a linear head for labels of a batch, `(batch, outputs)`.
+
+        Args:
+            labels: Labels as the model takes them.
+            grid: Rows and columns of a head that answers for each patch; it gets `(batch, patches, outputs)`.
+        """
+        raise NotImplementedError
+
+    def measure(self, predictions: Tensor, references: Tensor) -> float:
+        """Return the best metric of the results of `compare`."""
+        score = self.build_score()
+        score.update(predictions.cpu(), references.cpu())
+        return float(score.compute()[self.best_metric])
 
     @property
     def size(self) -> tuple[int, int]:
@@ -403,18 +441,37 @@ def build_example(
     return {"pixel_values": sample["image"].as_subclass(Tensor), "labels": task.labels(sample)}
 
 
+def training_images(task: FinetuningTask, most: int | None = None) -> TableExamples:
+    """Return the training images as they are, each once, without augmentation.
+
+    Args:
+        task: The task.
+        most: Number of images; of more, evenly spaced ones are taken.
+    """
+    rows, count = task.images.train, len(task.images.train)
+    if most is not None and most < count:
+        rows = rows.select([index * count // most for index in range(most)])
+    transform = build_transform(task.settings, task.targets, task.size, is_training=False)
+    return TableExamples(rows, task, transform, task.settings.seed, "training image")
+
+
 def build_examples(task: FinetuningTask, *, is_training: bool) -> TableExamples | StreamedExamples:
     """Return the training or validation images of a task as model inputs."""
-    settings, images, weights = task.settings, task.images, None
+    settings, images = task.settings, task.images
     rows, name = (images.train, "training image") if is_training else (images.validation, images.measured)
     transform = build_transform(settings, task.targets, task.size, is_training=is_training)
     if is_training and images.stream is not None:
         return StreamedExamples(images.stream, task, transform, settings.seed, name)
-    if is_training and settings.sampler is not None:
-        classes = task.classes_of(rows, name)
-        if classes is None:
-            raise ValueError(
-                f"`sampler` {settings.sampler!r} is for classes, but the labels are numbers: leave it out."
-            )
-        weights = image_weights(settings.sampler, classes, len(task.class_names))
+    weights = sampling_weights(task) if is_training else None
     return TableExamples(rows, task, transform, settings.seed, name, weights)
+
+
+def sampling_weights(task: FinetuningTask) -> Tensor | None:
+    """Return the mean number of times of each training image in an epoch, `(num_images,)`; `None` for once."""
+    settings = task.settings
+    if settings.sampler is None:
+        return None
+    classes = task.classes_of(task.images.train, "training image")
+    if classes is None:
+        raise ValueError(f"`sampler` {settings.sampler!r} is for classes, but the labels are numbers: leave it out.")
+    return image_weights(settings.sampler, classes, len(task.class_names))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import torch
@@ -28,10 +29,13 @@ from modeling_radio.tuning.settings import BALANCED, FinetuneSettings
 from modeling_radio.tuning.tasks.base import (
     Evidence,
     FinetuningTask,
+    LinearLoss,
     ModelInputs,
     Score,
     count_confusion,
+    cross_entropy_of_shares,
     rank_classes,
+    squared_error,
 )
 
 
@@ -83,6 +87,12 @@ class ClassificationTask(FinetuningTask):
 
     def classes_of(self, rows: Any, name: str) -> list[list[int]] | None:
         return [[label] for label in rows["target"][:]]
+
+    def linear_loss(self, class_weights: Sequence[float] | None) -> LinearLoss | None:
+        return partial(cross_entropy_of_shares, class_weights=class_weights)
+
+    def linear_targets(self, labels: Tensor, grid: Resolution | None) -> Tensor:
+        return F.one_hot(labels, len(self.class_names))
 
     def read(self, row: Mapping[str, Any], where: str) -> Sample:
         return {"image": self.read_image(row["image"], where), "label": row["target"]}
@@ -138,6 +148,12 @@ class ClassificationTask(FinetuningTask):
         ax.tick_params(labelsize=6)
 
 
+def binary_cross_entropies(logits: Tensor, targets: Tensor, class_weights: Sequence[float] | None) -> Tensor:
+    """Return the sum over the classes of the binary cross-entropies of each row, `(rows,)`."""
+    weights = None if class_weights is None else logits.new_tensor(class_weights)
+    return F.binary_cross_entropy_with_logits(logits, targets, weight=weights, reduction="none").sum(1)
+
+
 class MultiLabelTask(ClassificationTask):
     """Any number of classes an image, also none.
 
@@ -166,6 +182,12 @@ class MultiLabelTask(ClassificationTask):
 
     def classes_of(self, rows: Any, name: str) -> list[list[int]] | None:
         return rows["target"][:]
+
+    def linear_loss(self, class_weights: Sequence[float] | None) -> LinearLoss | None:
+        return partial(binary_cross_entropies, class_weights=class_weights)
+
+    def linear_targets(self, labels: Tensor, grid: Resolution | None) -> Tensor:
+        return labels
 
     def labels(self, sample: Sample) -> Tensor:
         labels = torch.zeros(len(self.class_names))
@@ -214,6 +236,12 @@ class RegressionTask(ClassificationTask):
 
     def classes_of(self, rows: Any, name: str) -> None:
         return None
+
+    def linear_loss(self, class_weights: Sequence[float] | None) -> LinearLoss | None:
+        return squared_error
+
+    def linear_targets(self, labels: Tensor, grid: Resolution | None) -> Tensor:
+        return labels[:, None]
 
     def compare(self, outputs: Any, batch: ModelInputs) -> tuple[Tensor, Tensor]:
         return outputs.logits.float().squeeze(1), batch["labels"]
@@ -302,6 +330,9 @@ class ZeroShotTask(ClassificationTask):
     @classmethod
     def has_linear_head(cls, config: RadioConfig) -> bool:
         return False  # a projection of the adaptor
+
+    def linear_loss(self, class_weights: Sequence[float] | None) -> LinearLoss | None:
+        return None
 
     def config_fields(self) -> dict[str, Any]:
         return {}

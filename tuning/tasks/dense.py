@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 from torchvision import tv_tensors
 
 from modeling_radio import RadioConfig, RadioForDepthEstimation, RadioForSemanticSegmentation, RadioPreTrainedModel
+from modeling_radio.checks_radio import Resolution
 from modeling_radio.core.errors import first_few
 from modeling_radio.data.labeled.images import DEPTH, MASKS, LabeledImages
 from modeling_radio.data.labeled.labels import class_ids, read_depth, read_mask
@@ -30,9 +32,11 @@ from modeling_radio.tuning.settings import FinetuneSettings
 from modeling_radio.tuning.tasks.base import (
     Evidence,
     FinetuningTask,
+    LinearLoss,
     ModelInputs,
     Score,
     count_confusion,
+    cross_entropy_of_shares,
     require_same_size,
     with_file,
 )
@@ -174,6 +178,22 @@ class SegmentationTask(FinetuningTask):
             )
         is_class = mask != self.ignore_index
         return torch.tensor(self.own_ids)[mask.where(is_class, 0)].where(is_class, mask) if self.own_ids else mask
+
+    def linear_loss(self, class_weights: Sequence[float] | None) -> LinearLoss | None:
+        return partial(cross_entropy_of_shares, class_weights=class_weights)
+
+    def linear_targets(self, labels: Tensor, grid: Resolution | None) -> Tensor:
+        """Return the share of each class in the pixels of each patch; ignored ones are of no class."""
+        assert grid is not None
+        height, width = labels.shape[-2:]
+        rows = torch.arange(height, device=labels.device) * grid.height // height
+        columns = torch.arange(width, device=labels.device) * grid.width // width
+        patches, num_classes = rows[:, None] * grid.width + columns, len(self.class_names)
+        counted = labels != self.ignore_index
+        places = (patches * num_classes + labels.long().where(counted, 0)).flatten(1)
+        counts = torch.zeros(len(labels), grid.height * grid.width * num_classes, device=labels.device)
+        counts.scatter_add_(1, places, counted.flatten(1).float())
+        return counts.unflatten(1, (-1, num_classes)) / (height * width / (grid.height * grid.width))
 
     def labels(self, sample: Sample) -> Tensor:
         return sample["mask"].as_subclass(Tensor)

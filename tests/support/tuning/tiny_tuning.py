@@ -141,7 +141,7 @@ def stop_after(run: FinetuningRun, step: int) -> None:
     """Train on to the checkpoint of a step, and leave the folder as a kill does then."""
     run.trainer.add_callback(_StopAfter(step))
     with sole_run(run.settings.output, NAME):
-        run.trainer.train(resume_from_checkpoint=last_checkpoint(run.settings.output))
+        run.train(last_checkpoint(run.settings.output))
 
 
 class _StopAfter(TrainerCallback):
