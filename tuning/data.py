@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,6 @@ from modeling_radio.tuning.channels import clamped, jittered
 from modeling_radio.tuning.settings import BALANCED, FinetuneSettings, TaskDataSettings
 
 
-if TYPE_CHECKING:
-    pass
-
 Sample = dict[str, Any]
 """`image`, a `tv_tensors.Image` of uint8 RGB or of other channels in [0, 1], and its target: `label`, a number or a
 list; `mask` or `depth`, a `tv_tensors.Mask` `(height, width)`; or `boxes`, `tv_tensors.BoundingBoxes` with corners in
@@ -29,6 +26,30 @@ pixels, `labels`, and where objects have outlines `masks`, a `tv_tensors.Mask` `
 CROP_ASPECT = (3 / 4, 4 / 3)  # of torchvision's RandomResizedCrop
 MIN_BOX_SIDE_PX = 1.0
 REPEAT_THRESHOLD = 1e-3  # share of the images below which a class is rare, as in LVIS
+
+
+class Augmentation(NamedTuple):
+    """Random changes of training images.
+
+    Attributes:
+        crop_area_min: Smallest share of the image that a random crop keeps; 1 crops nothing.
+        flip_probability: Probability of a horizontal flip.
+        color_jitter: Strength of random brightness, contrast and saturation; 0 for none.
+    """
+
+    crop_area_min: float = 1.0
+    flip_probability: float = 0.0
+    color_jitter: float = 0.0
+
+
+AUGMENTATIONS = {
+    "none": Augmentation(),
+    "light": Augmentation(crop_area_min=0.7, color_jitter=0.1),  # our choice: no letter becomes another one
+    # Our choice between torchvision's crops of 0.08 for training from scratch and none.
+    "photographs": Augmentation(crop_area_min=0.35, flip_probability=0.5, color_jitter=0.2),
+}
+OF_WHOLE_IMAGES, OF_PARTS = "none", "photographs"
+"""Augmentation by default for labels of whole images (docs/explanation/tuning_study.md), and for boxes and maps."""
 
 
 def build_transform(
@@ -50,25 +71,26 @@ def build_transform(
 
 
 def _random_steps(settings: FinetuneSettings, targets: Targets, size: tuple[int, int]) -> list[nn.Module]:
-    strength = settings.color_jitter
+    chosen = AUGMENTATIONS[settings.augment or (OF_WHOLE_IMAGES if targets.are_of_images else OF_PARTS)]
+    strength = chosen.color_jitter
     steps: list[nn.Module] = []
     if strength and settings.num_channels is not None:
         steps.append(v2.Lambda(partial(jittered, strength=strength), tv_tensors.Image))
     elif strength:
         steps.append(v2.ColorJitter(brightness=strength, contrast=strength, saturation=strength))
-    if settings.crop_area_min < 1 and targets.have_boxes:
+    if chosen.crop_area_min < 1 and targets.have_boxes:
         # A crop is kept only if it overlaps the boxes enough (SSD, https://arxiv.org/abs/1512.02325).
-        steps.append(v2.RandomIoUCrop(min_scale=settings.crop_area_min**0.5))
+        steps.append(v2.RandomIoUCrop(min_scale=chosen.crop_area_min**0.5))
         steps.append(v2.SanitizeBoundingBoxes(min_size=MIN_BOX_SIDE_PX))
         if targets.have_outlines:
             steps.append(TightBoxes())
-    elif settings.crop_area_min < 1 and targets.allow_crops:
-        scale = (settings.crop_area_min, 1.0)
+    elif chosen.crop_area_min < 1 and targets.allow_crops:
+        scale = (chosen.crop_area_min, 1.0)
         steps.append(
             v2.RandomResizedCrop(size, scale=scale, ratio=CROP_ASPECT, interpolation=v2.InterpolationMode.BICUBIC)
         )
-    if settings.flip_probability:
-        steps.append(v2.RandomHorizontalFlip(settings.flip_probability))
+    if chosen.flip_probability:
+        steps.append(v2.RandomHorizontalFlip(chosen.flip_probability))
     return steps
 
 

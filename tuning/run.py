@@ -53,8 +53,17 @@ RESULTS = "results.json"
 NAME = "radio finetune"
 NOT_DECISIVE = ("output", "merge", "device")
 """Settings that may differ between the sessions of a run."""
-OF_STEPS = ("epochs", "steps", "accumulation", "learning_rate", "head_learning_rate", "weight_decay", "patience")
-"""Settings without effect where a linear head is solved; so is `augment`."""
+OF_STEPS = (
+    "epochs",
+    "steps",
+    "accumulation",
+    "learning_rate",
+    "head_learning_rate",
+    "weight_decay",
+    "patience",
+    "augment",
+)
+"""Settings without effect where a linear head is solved."""
 KEPT_CHECKPOINTS = 2  # the best and the last
 LOGGING_STEPS = 10  # our choice
 WARMUP_SHARE = 0.1  # of the steps; our choice, a usual one

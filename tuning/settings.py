@@ -98,17 +98,15 @@ class DataSettings(TaskDataSettings):
     Attributes:
         streaming: Read the training images in order while training, without a copy on the disk: for labels of whole
             images in Parquet or webdataset files or on the Hub; needs `steps` and `evaluate_every`.
-        crop_area_min: Smallest share of the image that a random crop keeps; 1 crops nothing.
-        flip_probability: Probability of a horizontal flip.
-        color_jitter: Strength of random brightness, contrast and saturation; 0 for none.
+        augment: Random changes of training images: "none"; "light", a little of size, place and colors, which letters
+            stand, too; or "photographs", large crops, mirror images and colors. By default "none" for labels of whole
+            images, else "photographs".
         seed: Seed of new weights, the split, the order and the augmentation.
     """
 
     title: ClassVar[str] = "data"
 
-    crop_area_min: float = Field(0.35, gt=0, le=1)  # our choice between torchvision's 0.08 from scratch and no crop
-    flip_probability: float = Field(0.5, ge=0, le=1)
-    color_jitter: float = Field(0.2, ge=0, le=1)
+    augment: Literal["none", "light", "photographs"] | None = None
     seed: int = Field(0, ge=0, lt=2**32)  # the range of NumPy
 
 

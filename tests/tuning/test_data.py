@@ -7,7 +7,15 @@ from torchvision import tv_tensors
 
 from modeling_radio.data.labeled.images import BOXES, DEPTH, LABELS, MASKS
 from modeling_radio.image_processing_radio import RadioImageProcessor
-from modeling_radio.tuning.data import build_transform, choose_weights, draw_images, epoch_length, image_weights
+from modeling_radio.tuning.data import (
+    AUGMENTATIONS,
+    Augmentation,
+    build_transform,
+    choose_weights,
+    draw_images,
+    epoch_length,
+    image_weights,
+)
 
 
 SIZE = (32, 48)
@@ -36,16 +44,14 @@ RECTANGLE = (20.0, 8.0, 50.0, 28.0)
 def test_masks_and_boxes_follow_the_image(seed):
     sample = marked_sample()
     torch.manual_seed(seed)
-    transform = build_transform(
-        tuning_settings("semantic-segmentation", color_jitter=0.0), MASKS, SIZE, is_training=True
-    )
+    transform = build_transform(tuning_settings("semantic-segmentation"), MASKS, SIZE, is_training=True)
     out = transform({**sample, "mask": mask_of(sample)})
     assert out["image"].shape == (3, *SIZE)
     red = out["image"][0] > 0.5
     # Bicubic and nearest resampling may differ along the rectangle's edges, nowhere else.
     assert (red != out["mask"].bool()).float().mean() < 0.06
     assert set(out["mask"].unique().tolist()) <= {0, 1}
-    transform = build_transform(tuning_settings("object-detection", color_jitter=0.0), BOXES, SIZE, is_training=True)
+    transform = build_transform(tuning_settings("object-detection"), BOXES, SIZE, is_training=True)
     out = transform({**sample, "boxes": boxes(RECTANGLE), "labels": torch.tensor([1])})
     assert out["boxes"].canvas_size == SIZE
     assert len(out["boxes"]) == len(out["labels"])
@@ -57,11 +63,11 @@ def test_masks_and_boxes_follow_the_image(seed):
     assert (out["boxes"].shape, out["image"].shape) == ((0, 4), (3, *SIZE))
 
 
-def test_a_flip_is_exact():
-    options = {"crop_area_min": 1.0, "color_jitter": 0.0, "flip_probability": 1.0}
+def test_a_flip_is_exact(monkeypatch):
+    monkeypatch.setitem(AUGMENTATIONS, "photographs", Augmentation(flip_probability=1.0))
     sample = marked_sample(boxes=boxes(RECTANGLE), labels=torch.tensor([1]))
     sample["masks"] = tv_tensors.Mask(mask_of(sample)[None])
-    out = build_transform(tuning_settings("object-detection", **options), BOXES, (64, 96), is_training=True)(sample)
+    out = build_transform(tuning_settings("object-detection"), BOXES, (64, 96), is_training=True)(sample)
     assert out["boxes"].tolist() == [[96 - 50, 8, 96 - 20, 28]]
     torch.testing.assert_close(out["masks"][0].bool(), out["image"][0] == 1)
 
@@ -75,16 +81,31 @@ def test_cut_boxes_are_clipped_and_tiny_ones_dropped_with_their_labels():
     assert out["labels"].tolist() == [1]
 
 
-def test_depth_keeps_its_values_and_is_not_cropped():
+def test_depth_keeps_its_values_and_is_not_cropped(monkeypatch):
+    monkeypatch.setitem(AUGMENTATIONS, "photographs", Augmentation(crop_area_min=0.1))
     depth = torch.rand(64, 96) + 1
-    options = {"flip_probability": 0.0, "crop_area_min": 0.1}
-    transform = build_transform(tuning_settings("depth-estimation", **options), DEPTH, SIZE, is_training=True)
+    transform = build_transform(tuning_settings("depth-estimation"), DEPTH, SIZE, is_training=True)
     out = transform(marked_sample(depth=tv_tensors.Mask(depth)))
     assert out["depth"].dtype == torch.float32
     assert set(out["depth"].flatten().tolist()) <= set(depth.flatten().tolist())  # no mean of two depths
     corners = out["depth"][[0, 0, -1, -1], [0, -1, 0, -1]]
     for corner, block in zip(corners, (depth[:2, :2], depth[:2, -2:], depth[-2:, :2], depth[-2:, -2:]), strict=True):
         assert corner in block
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_only_augmented_images_change(name):
+    transform = build_transform(tuning_settings(augment=name), LABELS, SIZE, is_training=True)
+    image = marked_sample()["image"]
+    drawn = [transform({"image": image})["image"] for _ in range(4)]
+    assert all(torch.equal(drawn[0], each) for each in drawn[1:]) == (name == "none")
+
+
+def test_light_changes_mirror_nothing():
+    image = tv_tensors.Image(torch.arange(96, dtype=torch.uint8).expand(3, 64, 96))  # lighter to the right
+    transform = build_transform(tuning_settings(augment="light"), LABELS, SIZE, is_training=True)
+    drawn = [transform({"image": image})["image"].mean(0) for _ in range(20)]
+    assert all(each[:, 0].mean() < each[:, -1].mean() for each in drawn)
 
 
 def test_evaluation_equals_the_processor():

@@ -272,7 +272,7 @@ def test_outlines_in_a_table(outline):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_masks_and_boxes_follow_the_image(seed, instances):
-    chosen = tuning_settings("instance-segmentation", color_jitter=0.0)
+    chosen = tuning_settings("instance-segmentation")
     transform = build_transform(chosen, OUTLINES, (HEIGHT, WIDTH), is_training=True)
     row = {"image": rectangle_image(), "target": OUTLINED}
     example = build_example(instances, transform, row, "image 0", (seed, 0, 0))
@@ -292,7 +292,7 @@ def test_masks_and_boxes_follow_the_image(seed, instances):
 def test_an_object_that_is_cropped_away_takes_its_mask_along(instances):
     sample = instances.read({"image": rectangle_image(), "target": OUTLINED}, "image 0")
     sample["masks"][0] = 0  # as where a crop has left the box without a pixel
-    chosen = tuning_settings("instance-segmentation", color_jitter=0.0, flip_probability=0.0)
+    chosen = tuning_settings("instance-segmentation")
     transform = build_transform(chosen, OUTLINES, (HEIGHT, WIDTH), is_training=True)
     torch.manual_seed(0)
     out = transform(sample)

@@ -41,7 +41,7 @@ def test_images_are_seen_as_often_as_the_sampler_says_also_after_a_stop(task, ba
     feature, labels, options, expected = CASES[task]
     data = save_splits(tmp_path / "data", feature, labels, labels[-2:])
     length = round(sum(expected))  # images an epoch
-    options = {"tune": "lora", "steps": length, "evaluate_every": 8, "color_jitter": 0.0, **options}
+    options = {"tune": "lora", "steps": length, "evaluate_every": 8, "augment": "none", **options}
     crops, states = {"stopped": [], "whole": []}, {}
     for name, stops in {"stopped": [8, length], "whole": [length]}.items():  # within and after the second epoch
         for stop in stops:
