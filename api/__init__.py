@@ -23,8 +23,7 @@ from modeling_radio.evaluation.settings import EvaluationSettings
 from modeling_radio.extraction.embedder import Embedder
 from modeling_radio.extraction.settings import ExtractionSettings, SearchSettings
 from modeling_radio.metrics.results import STUDENT, Results, build_tables
-from modeling_radio.prediction.label import LabelSettings
-from modeling_radio.prediction.predict import PredictSettings
+from modeling_radio.prediction.settings import LabelSettings, PredictSettings
 from modeling_radio.training.distill import DistillSettings
 from modeling_radio.tuning.settings import FinetuneSettings
 

@@ -25,7 +25,6 @@ from modeling_radio.core.tables import counted
 from modeling_radio.figures.features import background_of, class_color, overlaid, similarity_colors, to_pixels
 from modeling_radio.image_processing_radio import (
     MAX_SHOWN,
-    OWN_SIZE,
     UNREADABLE,
     load_upright,
     open_image_file,
@@ -151,16 +150,13 @@ def predict_tiles(model: Any, pixel_values: Tensor, tiles: ViewOptions) -> Any:
 
 
 @torch.inference_mode()
-def predict(
-    opened: Opened, photograph: Tensor, threshold: float | str = 0.5, tiles: ViewOptions | None = None
-) -> Prediction:
+def predict(opened: Opened, photograph: Tensor, threshold: float | str = 0.5) -> Prediction:
     """Return the output of a tuned model for a photograph, at the size that its processor names.
 
     Args:
         opened: A model with a head.
         photograph: uint8 RGB `(3, height, width)`.
         threshold: Least score of objects, in [0, 1], or "tuned" for that of each class in the configuration.
-        tiles: Overlapping tiles in which the model sees the photograph in its own size.
 
     Raises:
         ValueError: If the model has no head, or the threshold is out of range.
@@ -169,9 +165,8 @@ def predict(
     if not opened.has_head:
         raise ValueError(f"`checkpoint` must be a model tuned for a task, got {opened.checkpoint!r}.")
     limits = limits_of(model.config, threshold) if isinstance(model, OBJECTS) else {}
-    options: dict[str, Any] = {} if tiles is None else OWN_SIZE
-    inputs = processor(photograph, return_tensors="pt", **options).to(model.device, model.dtype)
-    outputs: Any = model(**inputs) if tiles is None else predict_tiles(model, inputs["pixel_values"], tiles)
+    inputs = processor(photograph, return_tensors="pt").to(model.device, model.dtype)
+    outputs: Any = model(**inputs)
     for name, value in outputs.items():
         if torch.is_tensor(value) and value.is_floating_point():
             outputs[name] = value.float()  # masks and boxes are resized in float32
@@ -213,9 +208,14 @@ def _of_classes(opened: Opened, logits: Tensor, photograph: Tensor) -> Predictio
 
 def _of_depth(depth: Tensor, photograph: Tensor) -> Prediction:
     near, far = float(depth.min()), float(depth.max())
-    colors = similarity_colors((depth[None] - near) / max(far - near, 1e-12))[0]
     description = f"Depth from {near:.3g} (dark) to {far:.3g}, in the unit of its labels."
-    return Prediction(description, photograph, depth=to_pixels(colors))
+    return Prediction(description, photograph, depth=draw_depth(depth))
+
+
+def draw_depth(depth: Tensor) -> Tensor:
+    """Return a map of depth `(height, width)` as colors, uint8 RGB `(3, height, width)`, the nearest dark."""
+    near, far = float(depth.min()), float(depth.max())
+    return to_pixels(similarity_colors((depth[None] - near) / max(far - near, 1e-12))[0])
 
 
 def _of_objects(

@@ -85,7 +85,7 @@ class ObjectsOfViews:
         num_queries, num_classes = logits.shape
         # As in post-processing, the best `num_queries` pairs of query and class compete.
         scores, pairs = logits.float().flatten().topk(num_queries)
-        known = scores > -torch.inf
+        known = scores != -torch.inf  # NaN stays, for the caller to see
         scores, pairs = scores[known], pairs[known]
         queries, classes = pairs // num_classes, pairs % num_classes
         kept = batched_nms(corners[queries].float(), scores, classes, self.nms_threshold)

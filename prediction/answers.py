@@ -7,17 +7,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms.v2.functional import pil_to_tensor
 from transformers import pipeline
 
-from modeling_radio import RadioForInstanceSegmentation, RadioForZeroShotImageClassification, class_of
+from modeling_radio import (
+    RadioForInstanceSegmentation,
+    RadioForObjectDetection,
+    RadioForZeroShotImageClassification,
+    class_of,
+)
 from modeling_radio.core.opening import Opened
 from modeling_radio.core.settings import hash_of
 from modeling_radio.evaluation.models.teachers import network_fingerprint
-from modeling_radio.figures.predictions import Prediction, check_tiles, predict, shown
+from modeling_radio.figures.predictions import check_tiles
 from modeling_radio.pipelines_radio import RadioObjectDetectionPipeline, limits_of
 from modeling_radio.tasks_radio import PIPELINES, task_of
 from modeling_radio.views_radio import ViewOptions
@@ -47,13 +52,45 @@ class Answer:
     """Answer of a model for one image.
 
     Attributes:
-        values: Plain data: `classes`, `objects`, `segments` or `depth`.
+        values: Plain data: `classes`, `objects`, `segments` or `depth`; or `error`, why there is none.
         image: A map at the size of the image, `(height, width)`: ids of classes (uint8, or uint16 for more than 256
             classes), or the depth in `steps` a unit (uint16); None for the other kinds.
     """
 
     values: dict[str, Any]
     image: np.ndarray | None = None
+
+
+NOT_FINITE = Answer({"error": "the model's outputs are not finite: its type may be too small for them, use float32"})
+"""Answer for an image whose outputs overflow or are NaN."""
+
+
+def is_finite(outputs: Mapping[str, Any], may_drop: bool = False) -> bool:
+    """Return whether no tensor of a model's outputs is NaN or infinite, as float16 is above 65,504.
+
+    Args:
+        outputs: Tensors, or lists of them, by name.
+        may_drop: Whether logits may be -inf: those of boxes that tiles drop.
+    """
+    for name, value in outputs.items():
+        for each in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(each, Tensor) and each.is_floating_point():
+                known = each[each != -torch.inf] if may_drop and name == "logits" else each
+                if not known.isfinite().all():
+                    return False
+    return True
+
+
+class FiniteAnswers:
+    """Mixin of pipelines: None is the answer for an image whose outputs are not finite."""
+
+    model: Any
+
+    def postprocess(self, model_outputs: Any, *args: Any, **options: Any) -> Any:
+        """Return the answer for one image; arguments as in the base class."""
+        if not is_finite(model_outputs, may_drop=isinstance(self.model, RadioForObjectDetection)):
+            return None
+        return super().postprocess(model_outputs, *args, **options)  # pyrefly: ignore[missing-attribute]
 
 
 class _ExactBoxes(RadioObjectDetectionPipeline):
@@ -104,13 +141,14 @@ class Answering:
         impl = class_of((PIPELINES | task.own_pipelines)[task.pipeline].impl)
         if self.tiles is not None:
             check_tiles(model, self.tiles)
+        impl = _ExactBoxes if impl is RadioObjectDetectionPipeline else impl
         build: Any = pipeline  # its overloads know no models but those of transformers
         self._pipeline = build(
             task.pipeline,
             model=model,
             image_processor=self.opened.processor,
             tokenizer=self.opened.tokenizer,
-            pipeline_class=_ExactBoxes if impl is RadioObjectDetectionPipeline else impl,
+            pipeline_class=type(impl.__name__, (FiniteAnswers, impl), {}),
             device=model.device,
         )
 
@@ -122,16 +160,6 @@ class Answering:
     def identity(self) -> dict[str, str]:
         """Return hashes of the weights, and of how images and words are prepared."""
         return identity_of(self.opened.model, self.opened.processor, self.opened.tokenizer)
-
-    def drawn(self, picture: Image.Image) -> Prediction:
-        """Return the answer for an image as a drawing."""
-        pixels = pil_to_tensor(picture)
-        if self.words:
-            (answer,) = self([picture])
-            best = answer.values[CLASSES][0]
-            return Prediction(f"{best['label']}, {best['score']:.2f}.", shown(pixels))
-        usual = 0.5 if self.opened.model.config.score_thresholds is None else "tuned"
-        return predict(self.opened, pixels, usual if self.threshold is None else self.threshold, self.tiles)
 
     def __call__(self, images: Sequence[Image.Image]) -> list[Answer]:
         """Return the answers for a batch of RGB images, each of at most `MOST_PIXELS` unless there are tiles."""
@@ -147,7 +175,9 @@ class Answering:
         numbers = {name: number for number, name in self.class_names.items()}
         # A data set, whose results come one by one: a list's would all be in memory at once.
         found = self._pipeline(_ImageList(images), **options)
-        return [_READERS[self.kind](each, image.size, numbers) for each, image in zip(found, images, strict=True)]
+        read = _READERS[self.kind]
+        pairs = zip(found, images, strict=True)
+        return [NOT_FINITE if each is None else read(each, image.size, numbers) for each, image in pairs]
 
 
 def identity_of(model: Any, processor: Any, tokenizer: Any) -> dict[str, str]:
@@ -246,7 +276,7 @@ def _read_segments(found: Any, size: tuple[int, int], numbers: Mapping[str, int]
 
 def _read_depth(found: Any, size: tuple[int, int], numbers: Mapping[str, int]) -> Answer:
     depth = np.asarray(found["predicted_depth"], np.float64)
-    depth = np.nan_to_num(depth.reshape(depth.shape[-2:])).clip(0)
+    depth = depth.reshape(depth.shape[-2:]).clip(0)
     largest = np.iinfo(np.uint16).max
     steps = next((each for each in DEPTH_STEPS if each * depth.max() <= largest), DEPTH_STEPS[-1])
     values = {"min": float(depth.min()), "max": float(depth.max()), "steps": steps}

@@ -6,42 +6,14 @@ bits; a page shows the first images. An image that cannot be read is left out an
 
 import sys
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
-
-from pydantic import Field
+from typing import TYPE_CHECKING
 
 from modeling_radio.core.command_line import Command
-from modeling_radio.core.ids import ModelId
-from modeling_radio.core.settings import DeviceOptions, DtypeOptions, ImageSourceOptions, TileOptions
+from modeling_radio.prediction.settings import PredictSettings
 
 
 if TYPE_CHECKING:
     from modeling_radio.prediction.run import Predicted
-
-
-class PredictSettings(ImageSourceOptions, TileOptions, DtypeOptions, DeviceOptions):
-    """Settings of predictions.
-
-    Attributes:
-        checkpoint: Folder or Hub id of a tuned model or adapter, or of one with a text tower.
-        data: Folder of images, or `.parquet` or `.tar` files, a pattern or a folder of them, or `ORG/NAME` on the Hub.
-        output: Folder of the answers; an unfinished one of the same settings is completed.
-        classes: Classes of a zero-shot model, in words.
-        threshold: Least score of classes or objects, in [0, 1], or "tuned" for that of each class; by default objects
-            have that of the model, and all classes are written.
-        base: Folder or Hub id of an adapter's base; by default the one on the Hub that the adapter names.
-        batch_size: Images for each pass.
-    """
-
-    checkpoint: Annotated[ModelId, Field(min_length=1)]
-    data: str
-    output: Path
-    classes: list[str] | None = Field(None, min_length=1)
-    threshold: float | Literal["tuned"] | None = None
-    base: str | None = None
-    batch_size: int = Field(16, gt=0)
-
 
 COMMAND = Command(
     "radio predict",

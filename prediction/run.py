@@ -1,13 +1,12 @@
-"""The work of `radio predict`: parts of lines of JSON, then tables, COCO and a page of them."""
+"""The work of `radio predict`: parts of lines of JSON, then the files and the page that are made of them."""
 
 from __future__ import annotations
 
-import csv
 import itertools
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,27 +29,14 @@ from modeling_radio.extraction.settings import SourceSettings
 from modeling_radio.extraction.shards import Shard
 from modeling_radio.extraction.source import ImageBatch, SourceSplit, open_source
 from modeling_radio.extraction.streamed import StreamedSplit
-from modeling_radio.figures.features import hex_color
-from modeling_radio.figures.page import CaptionedImage, ImageRow, Section, write_page
-from modeling_radio.figures.predictions import Prediction
-from modeling_radio.prediction.answers import (
-    CLASSES,
-    DEPTH,
-    OBJECTS,
-    SEGMENTS,
-    Answer,
-    Answering,
-    at_size,
-    mask_of,
-    reduced,
-)
-from modeling_radio.prediction.predict import PredictSettings
+from modeling_radio.prediction.answers import DEPTH, SEGMENTS, Answer, Answering, at_size, reduced
+from modeling_radio.prediction.page import write_answers
+from modeling_radio.prediction.settings import PredictSettings
+from modeling_radio.prediction.writers import LINES, WRITERS, StoredAnswers
 
 
 NAME = "radio predict"
-SETTINGS, PARTS, LINES, TABLE, COCO, PAGE = (
-    *("settings.json", "parts", "predictions.jsonl", "predictions.csv", "predictions.coco.json", "index.html"),
-)
+SETTINGS, PARTS, PAGE = "settings.json", "parts", "index.html"
 FOLDER_OF_KIND = {SEGMENTS: "masks", DEPTH: "depth"}
 """Folders of the PNG files."""
 IMAGES_OF_PART = 500
@@ -59,16 +45,8 @@ IMAGES_OF_PAGE = 48
 """Our choice: what one looks through."""
 LONGEST_NAME = 200
 """Bytes of a file's name, below the 255 of most file systems with our suffixes."""
-MOST_COLORS = 100
-"""Our choice: classes of objects whose colors the page explains, such as COCO's 80."""
 NOT_DECISIVE = ("checkpoint", "data", "output", "base", "batch_size", "device")
 """Settings that decide no answer; the model and the images are compared by their contents."""
-_HEADERS = {
-    CLASSES: ("image", "label", "score"),
-    OBJECTS: ("image", "label", "score", "xmin", "ymin", "xmax", "ymax"),
-    SEGMENTS: ("image", "label", "share", "file"),
-    DEPTH: ("image", "min", "max", "file", "steps"),
-}
 
 
 @dataclass(frozen=True)
@@ -78,7 +56,7 @@ class Predicted:
     Attributes:
         output: Folder of the answers.
         num_images: Images with an answer.
-        skipped: Names of the images that cannot be read.
+        skipped: Names of the images without an answer: those that cannot be read, or whose outputs are not finite.
         files: Names of the files for readers.
     """
 
@@ -88,11 +66,12 @@ class Predicted:
     files: list[str]
 
     def answers(self) -> Iterator[dict[str, Any]]:
-        """Yield the answers, a dictionary for each image, those that cannot be read with their `error`."""
-        yield from _lines([self.output / LINES])
+        """Yield the answers, a dictionary for each image, those without one with their `error`."""
+        with (self.output / LINES).open(encoding="utf-8") as file:
+            yield from map(json.loads, file)
 
     def __str__(self) -> str:
-        left_out = f", {len(self.skipped)} cannot be read ({first_few(self.skipped, 3)})" if self.skipped else ""
+        left_out = f", {len(self.skipped)} without an answer ({first_few(self.skipped, 3)})" if self.skipped else ""
         return f"{counted(self.num_images, 'image')}{left_out}. Wrote {', '.join(self.files)} in {self.output}."
 
 
@@ -108,8 +87,6 @@ class AnsweringModel(Protocol):
     def __call__(self, images: Sequence[Image.Image]) -> list[Answer]: ...
 
     def identity(self) -> dict[str, str]: ...
-
-    def drawn(self, picture: Image.Image) -> Prediction: ...
 
 
 def predict_all(settings: PredictSettings) -> Predicted:
@@ -149,7 +126,7 @@ def answer_all(
     name: str,
     command: str,
     *,
-    coco: str = COCO,
+    names: Mapping[str, str] | None = None,
     has_paths: bool = False,
 ) -> Predicted:
     """Answer for all images that are missing, and write all files; parts that are there are not made again.
@@ -159,7 +136,7 @@ def answer_all(
         answering: The model.
         name: Name of the command.
         command: The command as it was typed, for the page.
-        coco: Name of the file of objects.
+        names: Names of the files by their entries in `WRITERS`; None for all entries with their own names.
         has_paths: Whether images are named by their paths in the folder, which several splits do not share.
 
     Raises:
@@ -195,7 +172,8 @@ def answer_all(
                     lines = [json.dumps(row, ensure_ascii=False) for row in part.rows()]
                     write_text(path, "".join(f"{line}\n" for line in lines))
                 bar.update()
-        return _finish(settings, answering, paths, splits, command, coco)
+        answers = StoredAnswers(answering.kind, answering.class_names, paths)
+        return _finish(settings, answers, shards, command, names or {each: each for each in WRITERS[answering.kind]})
 
 
 def _check_files(splits: Mapping[str, Any], data: str) -> None:
@@ -259,6 +237,9 @@ class _PredictedPart:
                 yield {"image": name, "error": image}
                 continue
             answer, answered = next(answers)
+            if "error" in answer.values:
+                yield {"image": name, **answer.values}
+                continue
             answer = at_size(answer, answered.size, image.size)
             size = {"width": image.width, "height": image.height}
             yield {"image": name, **size, **answer.values, **self._stored(name, answer)}
@@ -290,120 +271,38 @@ def safe_name(name: str) -> str:
     return name if is_path and is_inside else hash_of({"name": name})[:32]
 
 
-def _lines(paths: list[Path]) -> Iterator[dict[str, Any]]:
-    for path in paths:
-        with path.open(encoding="utf-8") as file:
-            yield from map(json.loads, file)
-
-
 def _finish(
     settings: PredictSettings,
-    answering: AnsweringModel,
-    paths: list[Path],
-    splits: dict[str, Any],
+    answers: StoredAnswers,
+    parts: Sequence[tuple[SourceSplit | StreamedSplit, Shard]],
     command: str,
-    coco: str,
+    names: Mapping[str, str],
 ) -> Predicted:
     """Write the files that hold all parts, and the page."""
-    output, kind, files = settings.output, answering.kind, [LINES, TABLE]
-    counts: Counter[str] = Counter()
-    skipped = []
-    for row in _lines(paths):
-        counts["skipped" if "error" in row else "images"] += 1
+    output, kind, files = settings.output, answers.kind, []
+    num_images, skipped = 0, []
+    for row in answers.rows():
+        num_images += "error" not in row
         if "error" in row:
             skipped.append(f"{row['image']}: {row['error']}")
-    write_file(output / LINES, lambda path: _join(paths, path))
-    write_file(output / TABLE, lambda path: _write_table(kind, answering, paths, path))
-    if kind == OBJECTS:
-        write_file(output / coco, lambda path: _write_coco(answering, paths, path))
-        files.append(coco)
+    for entry, file in names.items():
+        write_file(output / file, partial(WRITERS[kind][entry], answers))
+        files.append(file)
     files += [f"{FOLDER_OF_KIND[kind]}/"] if kind in FOLDER_OF_KIND else []
-    _write_page(settings, answering, splits, command, files)
-    return Predicted(output, counts["images"], skipped, [*files, PAGE])
+    about = f"{', '.join(files)} beside this page hold the answers for all. The command: {command}"
+    images = itertools.islice(_pictures(answers, parts, settings.batch_size), IMAGES_OF_PAGE)
+    write_answers(output / PAGE, f"Answers of {name_of_folder(settings.checkpoint)}", about, answers, images)
+    return Predicted(output, num_images, skipped, [*files, PAGE])
 
 
-def _join(paths: list[Path], target: Path) -> None:
-    with target.open("wb") as file:
-        for path in paths:
-            file.write(path.read_bytes())
-
-
-def _write_table(kind: str, answering: AnsweringModel, paths: list[Path], target: Path) -> None:
-    """Write a row for each image of classes and depth, and for each object or segment."""
-    names = list(answering.class_names.values()) if kind == CLASSES else []
-    with target.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([*_HEADERS[kind], *names])
-        for row in _lines(paths):
-            if "error" not in row:
-                writer.writerows(_table_rows(kind, names, row))
-
-
-def _table_rows(kind: str, names: list[str], row: dict[str, Any]) -> Iterator[list[Any]]:
-    if kind == CLASSES:
-        scores = {each["label"]: each["score"] for each in row[CLASSES]}
-        best = row[CLASSES][0] if row[CLASSES] else {"label": "", "score": ""}
-        yield [row["image"], best["label"], best["score"], *(scores.get(name, "") for name in names)]
-    elif kind == DEPTH:
-        yield [row["image"], row[DEPTH]["min"], row[DEPTH]["max"], row["file"], row[DEPTH]["steps"]]
-    elif kind == SEGMENTS:
-        yield from ([row["image"], each["label"], each["share"], row["file"]] for each in row[SEGMENTS])
-    else:
-        yield from ([row["image"], each["label"], each["score"], *each["box"]] for each in row[OBJECTS])
-
-
-def _write_coco(answering: AnsweringModel, paths: list[Path], target: Path) -> None:
-    """Write images, categories, and the objects as annotations with a score; in pieces, for any number of images."""
-    numbers = {name: number for number, name in answering.class_names.items()}
-    categories = [{"id": number, "name": name} for name, number in numbers.items()]
-    with target.open("w", encoding="utf-8") as file:
-        file.write('{"categories": ' + json.dumps(categories, ensure_ascii=False) + ', "images": [')
-        for count, row in enumerate(row for row in _lines(paths) if "error" not in row):
-            image = {"id": count + 1, "file_name": row["image"], "width": row["width"], "height": row["height"]}
-            file.write((", " if count else "") + json.dumps(image, ensure_ascii=False))
-        file.write('], "annotations": [')
-        for count, (image_id, each) in enumerate(_objects(paths)):
-            left, top, right, bottom = each["box"]
-            box = {"bbox": [left, top, right - left, bottom - top], "area": (right - left) * (bottom - top)}
-            if "mask" in each:
-                box |= {"segmentation": each["mask"], "area": int(mask_of(each["mask"]).sum())}
-            about = {"id": count + 1, "image_id": image_id, "category_id": numbers[each["label"]], "iscrowd": 0}
-            file.write((", " if count else "") + json.dumps({**about, **box, "score": each["score"]}))
-        file.write("]}\n")
-
-
-def _objects(paths: list[Path]) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, row in enumerate(row for row in _lines(paths) if "error" not in row):
-        for each in row[OBJECTS]:
-            yield number + 1, each
-
-
-def _write_page(
-    settings: PredictSettings, answering: AnsweringModel, splits: dict[str, Any], command: str, files: Sequence[str]
-) -> None:
-    """Write a page with the answers for the first images that can be read."""
-    first = itertools.islice(_readable(splits, settings.batch_size), IMAGES_OF_PAGE)
-    images = [_captioned(answering, name, picture) for name, picture in first]
-    title = f"Answers of {name_of_folder(settings.checkpoint)}"
-    beside = f"{', '.join(files)} beside this page hold the answers for all."
-    names = answering.class_names if answering.kind == OBJECTS else {}
-    legend = [(name, hex_color(number)) for number, name in names.items()] if len(names) <= MOST_COLORS else []
-    text = f"The first {counted(len(images), 'image')}. {beside} The command: {command}"
-    write_page(settings.output / PAGE, title, text, [Section("Images", legend=legend, rows=[ImageRow("", images)])])
-
-
-def _readable(splits: dict[str, Any], batch_size: int) -> Iterator[tuple[str, Image.Image]]:
-    """Yield the images that can be read with their names, in order."""
-    for split in splits.values():
-        for batch in itertools.chain.from_iterable(
-            split.read(shard, batch_size) for shard in split.shards(IMAGES_OF_PART)
-        ):
-            for name, image in zip(batch.ids, batch.images, strict=True):
-                picture = read_image(split, image)
-                if isinstance(picture, Image.Image):
-                    yield name, picture
-
-
-def _captioned(answering: AnsweringModel, name: str, picture: Image.Image) -> CaptionedImage:
-    found = answering.drawn(picture)
-    return CaptionedImage(found.drawn(), f"{name}: {found.description}", f"{name}: {found.description}")
+def _pictures(
+    answers: StoredAnswers, parts: Sequence[tuple[SourceSplit | StreamedSplit, Shard]], batch_size: int
+) -> Iterator[tuple[dict[str, Any], Image.Image]]:
+    """Yield the rows that have an answer with their images, in order; there is a row for each image of the parts."""
+    images = (
+        (split, image) for split, shard in parts for batch in split.read(shard, batch_size) for image in batch.images
+    )
+    for row, (split, image) in zip(answers.rows(), images, strict=True):
+        picture = None if "error" in row else read_image(split, image)
+        if isinstance(picture, Image.Image):
+            yield row, picture

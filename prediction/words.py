@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torchvision.transforms.v2.functional import pil_to_tensor
 from transformers import PreTrainedConfig, Sam3Model, Sam3Processor
 
 from modeling_radio.core.command_line import recorded_command
@@ -19,17 +18,24 @@ from modeling_radio.core.hub import find_folder
 from modeling_radio.core.machine import find_device
 from modeling_radio.core.opening import DTYPES, Opened, open_model
 from modeling_radio.core.trust import check_parts
-from modeling_radio.figures.predictions import LabeledRegion, Prediction, shown
 from modeling_radio.pipelines_radio import RadioZeroShotObjectDetectionPipeline
-from modeling_radio.prediction.answers import OBJECTS, Answer, at_size, identity_of, mask_of, read_objects
-from modeling_radio.prediction.label import LabelSettings
-from modeling_radio.prediction.predict import PredictSettings
+from modeling_radio.prediction.answers import (
+    NOT_FINITE,
+    OBJECTS,
+    Answer,
+    FiniteAnswers,
+    identity_of,
+    is_finite,
+    read_objects,
+)
 from modeling_radio.prediction.run import Predicted, answer_all, check_output
+from modeling_radio.prediction.settings import LabelSettings, PredictSettings
+from modeling_radio.prediction.writers import COCO, LINES, TABLE
 
 
 NAME = "radio label"
-COCO, IMAGES = "annotations.json", "images"
-"""Names that `radio finetune` looks for in a folder of COCO labels."""
+FILES, IMAGES = {LINES: LINES, TABLE: TABLE, COCO: "annotations.json"}, "images"
+"""Files of objects that the folder has; the last and the link have the names that `radio finetune` looks for."""
 SAM3_TYPES = ("sam3", "sam3_video")
 SAM3_THRESHOLD = 0.5
 """Least score of an object; as in SAM 3's code."""
@@ -58,7 +64,7 @@ def label_all(settings: LabelSettings) -> Predicted:
         **{name: getattr(settings, name) for name in shared}, classes=settings.words, threshold=finder.threshold
     )
     command = recorded_command(NAME, settings, ["data"])
-    found = answer_all(images, finder, NAME, command, coco=COCO, has_paths=True)
+    found = answer_all(images, finder, NAME, command, names=FILES, has_paths=True)
     if link.resolve() != data.resolve():  # of an earlier run, which the images have left since
         link.unlink(missing_ok=True)
         os.symlink(data.resolve(), link, target_is_directory=True)
@@ -102,18 +108,9 @@ class _WordObjects(ABC):
     def __call__(self, images: Sequence[Image.Image]) -> list[Answer]:
         """Return the objects of a batch of RGB images, the most certain first."""
 
-    def drawn(self, picture: Image.Image) -> Prediction:
-        """Return the objects of an image as a drawing."""
-        small = shown(pil_to_tensor(picture))
-        height, width = small.shape[-2:]
-        (answer,) = self([picture])
-        found = at_size(answer, picture.size, (width, height)).values[OBJECTS]
-        regions, boxes = [], []
-        for each in found:
-            label, index = f"{each['label']} {each['score']:.2f}", self.words.index(each["label"])
-            regions.append(LabeledRegion(mask_of(each["mask"]) > 0, label, index))
-            boxes.append(LabeledRegion(tuple(map(round, each["box"])), label, index))
-        return Prediction(", ".join(region.label for region in regions) or "nothing", small, [*regions, *boxes])
+
+class _FiniteRegions(FiniteAnswers, RadioZeroShotObjectDetectionPipeline):
+    pass
 
 
 @dataclass
@@ -131,13 +128,16 @@ class _OfRadio(_WordObjects):
     def __post_init__(self) -> None:
         opened = self.opened
         parts = {"image_processor": opened.processor, "tokenizer": opened.tokenizer, "device": opened.model.device}
-        self._finder = RadioZeroShotObjectDetectionPipeline(model=opened.model, **parts)
+        self._finder = _FiniteRegions(model=opened.model, **parts)
 
     def __call__(self, images: Sequence[Image.Image]) -> list[Answer]:
         words = [*self.words, *self.around]
         options: dict[str, Any] = {"threshold": self.threshold, "return_masks": True, "batch_size": len(images)}
         found = self._finder(list(images), words, **options)
-        return [read_objects([each for each in objects if each["label"] in self.words]) for objects in found]
+        return [
+            NOT_FINITE if objects is None else read_objects([each for each in objects if each["label"] in self.words])
+            for objects in found
+        ]
 
     def identity(self) -> dict[str, Any]:
         """Return hashes of the model and of how it is asked."""
@@ -159,18 +159,23 @@ class _OfSam3(_WordObjects):
 
     @torch.no_grad()
     def __call__(self, images: Sequence[Image.Image]) -> list[Answer]:
-        return [read_objects(self._objects(image)) for image in images]
+        found = map(self._objects, images)
+        return [NOT_FINITE if objects is None else read_objects(objects) for objects in found]
 
-    def _objects(self, image: Image.Image) -> list[dict[str, Any]]:
+    def _objects(self, image: Image.Image) -> list[dict[str, Any]] | None:
+        """Return the objects of all words, the most certain first; None if an output is not finite."""
         side = self.model.config.vision_config.image_size
         inputs = self.processor(image, size={"height": side, "width": side}, return_tensors="pt")
         seen = self.model.get_vision_features(inputs["pixel_values"].to(self.model.device, self.model.dtype))
-        found = [each for word in self.words for each in self._of_word(seen, word, image)]
-        return sorted(found, key=lambda each: -each["score"])
+        found = [self._of_word(seen, word, image) for word in self.words]
+        objects = [each for of_word in found for each in of_word or ()]
+        return None if None in found else sorted(objects, key=lambda each: -each["score"])
 
-    def _of_word(self, seen: Any, word: str, image: Image.Image) -> list[dict[str, Any]]:
+    def _of_word(self, seen: Any, word: str, image: Image.Image) -> list[dict[str, Any]] | None:
         texts = self.processor(text=word, return_tensors="pt").to(self.model.device)
         output = self.model(vision_embeds=seen, input_ids=texts["input_ids"], attention_mask=texts["attention_mask"])
+        if not is_finite({name: output[name] for name in ("pred_logits", "pred_boxes", "pred_masks")}):
+            return None
         (found,) = self.processor.post_process_instance_segmentation(
             output, threshold=self.threshold, target_sizes=[(image.height, image.width)]
         )

@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from modeling_radio.core.opening import Opened
-from modeling_radio.prediction.answers import Answer, Answering, reduced, with_boxes_of
+from modeling_radio.prediction.answers import NOT_FINITE, Answer, Answering, is_finite, reduced, with_boxes_of
 from modeling_radio.serving.requests import Batcher, in_pieces, read_image, read_upload, while_connected
 
 
@@ -75,22 +75,26 @@ class FeaturesEndpoint:
         return self.processor(image, size=size, return_tensors="pt").pixel_values[0]
 
     @torch.inference_mode()
-    def _run(self, items: list[tuple[Tensor, bool]]) -> list[list[float] | bytes]:
+    def _run(self, items: list[tuple[Tensor, bool]]) -> list[list[float] | bytes | Answer]:
         pixel_values = torch.stack([image for image, _ in items]).to(self.model.device, self.model.dtype)
         out = self.model(pixel_values, feature_format="NCHW", adaptor_names=[])
         summaries, maps = out.summary.float().cpu(), out.features.float().cpu().permute(0, 2, 3, 1)
-        return [
-            save({"summary": summary, "features": each.contiguous()}) if is_dense else summary.tolist()
-            for summary, each, (_, is_dense) in zip(summaries, maps, items, strict=True)
-        ]
+        replies: list[list[float] | bytes | Answer] = []
+        for summary, each, (_, is_dense) in zip(summaries, maps, items, strict=True):
+            found = {"summary": summary, "features": each.contiguous()} if is_dense else {"summary": summary}
+            reply = save(found) if is_dense else summary.tolist()
+            replies.append(reply if is_finite(found) else NOT_FINITE)
+        return replies
 
-    async def _compute(self, body: SpooledTemporaryFile, dense: bool) -> list[float] | bytes:
+    async def _compute(self, body: SpooledTemporaryFile, dense: bool) -> list[float] | bytes | Answer:
         return await self.batcher.submit((await self.limits.decode(body, self._prepare), dense))
 
     async def post(self, request: Request, dense: bool = False) -> Response | dict[str, Any]:
         """Return the summary of an image, with `dense` summary and features as safetensors. The body is an image."""
         body = await read_upload(request, self.limits.max_bytes)
         response = await while_connected(request, self._compute(body, dense))
+        if isinstance(response, Answer):
+            raise HTTPException(500, response.values["error"])
         if isinstance(response, bytes):
             length = {"Content-Length": str(len(response))}
             return StreamingResponse(in_pieces(response), headers=length, media_type="application/octet-stream")
@@ -172,6 +176,8 @@ class PredictEndpoint:
         if found is None:
             return Response(status_code=400)  # nobody receives it
         asked, answer = found
+        if "error" in answer.values:
+            raise HTTPException(500, answer.values["error"])
         if not png:
             width, height = asked.size
             return {"width": width, "height": height, **with_boxes_of(answer, asked.image.size, asked.size)}

@@ -4,9 +4,9 @@ Images that arrive together are one batch. The image is the body, or the one fil
 /predict returns JSON as the pipeline of the model's task: classes, objects, segments or depth; with `?png=true` the map
 of classes or the depth as PNG. /features returns JSON with the summary or, with `?dense=true`, a safetensors file with
 `summary` and `features`. Status 400 means that there is no image, 413 that it is too large, 408 that it took too long,
-503 that too many requests are waiting. /docs shows all requests, /health reports that the process lives, /ready whether
-it takes more, /metrics counts for Prometheus. On SIGTERM or Ctrl-C the server takes no new requests and completes those
-that it took.
+500 that the model's outputs for it are not finite, 503 that too many requests are waiting. /docs shows all requests,
+/health reports that the process lives, /ready whether it takes more, /metrics counts for Prometheus. On SIGTERM or
+Ctrl-C the server takes no new requests and completes those that it took.
 """
 
 import asyncio

@@ -1,12 +1,14 @@
 """Labels by words are the pipeline's regions or SAM3's masks, and `radio finetune` reads them."""
 
 import json
+from shutil import copytree
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from pyarrow import parquet, table
+from tiny_folders import overflow
 from tiny_sam3 import build_sam3
 from transformers import Sam3ImageProcessor, Sam3Model, Sam3Processor
 
@@ -14,8 +16,9 @@ from modeling_radio.api import label
 from modeling_radio.core.opening import open_model
 from modeling_radio.data.labeled.coco import read_coco
 from modeling_radio.pipelines_radio import RadioZeroShotObjectDetectionPipeline
-from modeling_radio.prediction.answers import box_of, mask_of
-from modeling_radio.prediction.label import LabelSettings, main
+from modeling_radio.prediction.answers import NOT_FINITE, box_of, mask_of
+from modeling_radio.prediction.label import main
+from modeling_radio.prediction.settings import LabelSettings
 from modeling_radio.prediction.words import label_all
 
 
@@ -77,11 +80,28 @@ def test_regions_of_words(words, photographs, tmp_path, capsys):
     assert "`output`" in capsys.readouterr().err
 
 
-def test_objects_of_sam3(photographs, word_tokenizer, tmp_path):
+@pytest.fixture
+def sam3(word_tokenizer, tmp_path):
+    """The folder of a tiny SAM3."""
     torch.manual_seed(0)
-    folder, output = tmp_path / "sam3", tmp_path / "labels"
-    build_sam3().save_pretrained(folder)
-    Sam3Processor(Sam3ImageProcessor(), word_tokenizer).save_pretrained(folder)
+    build_sam3().save_pretrained(tmp_path / "sam3")
+    Sam3Processor(Sam3ImageProcessor(), word_tokenizer).save_pretrained(tmp_path / "sam3")
+    return tmp_path / "sam3"
+
+
+@pytest.mark.parametrize("is_sam3", [False, True])
+def test_outputs_that_overflow_are_errors(is_sam3, sam3, words, photographs, tmp_path):
+    checkpoint = overflow(sam3 if is_sam3 else copytree(words, tmp_path / "words"))
+    options = {"words": ["cat", "dog"], "checkpoint": str(checkpoint), "output": tmp_path / "labels", "device": "cpu"}
+    done = label(data=photographs, **options)
+    found = list(done.answers())
+    assert done.num_images == 0
+    assert [row["error"] for row in found] == [NOT_FINITE.values["error"]] * 2
+    assert json.loads((tmp_path / "labels" / "annotations.json").read_text())["annotations"] == []
+
+
+def test_objects_of_sam3(photographs, sam3, tmp_path):
+    folder, output = sam3, tmp_path / "labels"
     options = {"words": ["cat", "dog"], "threshold": 0.0, "checkpoint": str(folder), "output": output, "device": "cpu"}
     label(data=photographs, **options)
     model, processor = Sam3Model.from_pretrained(folder).eval(), Sam3Processor.from_pretrained(folder)

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 import tarfile
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from releases import needs_heads
+from tiny_folders import overflow
 from tiny_tuning import TINY_DETECTOR, TINY_DPT
 from transformers import pipeline
 
@@ -25,9 +25,13 @@ from modeling_radio import (
 from modeling_radio.api import predict
 from modeling_radio.core.opening import open_model
 from modeling_radio.prediction import run as module
+from modeling_radio.prediction.answers import NOT_FINITE, Answering
 from modeling_radio.prediction.answers import _read_depth as read_depth
-from modeling_radio.prediction.predict import PredictSettings, main
+from modeling_radio.prediction.page import drawing_of
+from modeling_radio.prediction.predict import main
 from modeling_radio.prediction.run import predict_all, safe_name
+from modeling_radio.prediction.settings import PredictSettings
+from modeling_radio.prediction.writers import WRITERS
 
 
 SIZES = [(70, 50), (33, 90), (64, 64), (120, 40)]
@@ -69,7 +73,7 @@ def test_classes(save_tuned, photographs, tmp_path, capsys):
     output = tmp_path / "answers"
     assert main([str(checkpoint), str(photographs), "--output", str(output), "--batch-size", "3"]) == 0
     said = capsys.readouterr().out
-    assert "4 images, 1 cannot be read (a/damaged.png" in said
+    assert "4 images, 1 without an answer (a/damaged.png" in said
     found, rows = answers(output), table(output)
     assert len(found) == 5
     assert "damaged.png" in found["a/damaged.png"]["error"]
@@ -164,6 +168,43 @@ def test_objects(has_masks, tiles, save_tuned, photographs, tmp_path):
                 assert [int(side) for side in sides] == list(each["box"].values())
 
 
+@needs_heads
+@pytest.mark.parametrize(
+    ("model_class", "fields", "options"),
+    [
+        (RadioForImageClassification, {}, {}),
+        (RadioForImageClassification, {"problem_type": "multi_label_classification"}, {"threshold": 0.5}),
+        (RadioForSemanticSegmentation, {}, {}),
+        (RadioForSemanticSegmentation, {}, {"tile_size": 64}),
+        (RadioForDepthEstimation, TINY_DPT, {}),
+        (RadioForObjectDetection, TINY_DETECTOR, {}),
+        (RadioForObjectDetection, TINY_DETECTOR, {"tile_size": 64}),
+        (RadioForInstanceSegmentation, TINY_DETECTOR, {}),
+    ],
+)
+def test_outputs_that_overflow_are_errors(model_class, fields, options, save_tuned, photographs, tmp_path):
+    checkpoint = overflow(save_tuned(model_class, **fields))
+    settings = PredictSettings(checkpoint=str(checkpoint), data=str(photographs), output=tmp_path / "x", **options)
+    done = predict_all(settings)
+    assert (done.num_images, len(done.skipped)) == (0, 5)
+    found = answers(tmp_path / "x")
+    assert all(
+        found[f"{'ab'[n % 2]}/{n}.png"] == {"image": f"{'ab'[n % 2]}/{n}.png", **NOT_FINITE.values} for n in range(4)
+    )
+
+
+def test_one_image_that_overflows_leaves_the_others_of_its_batch(save_tuned):
+    opened = open_model(str(save_tuned(RadioForImageClassification)), device="cpu")
+    images = [Image.new("RGB", (64, 64), color) for color in ("red", "green", "blue")]
+    expected = Answering(opened)(images)
+
+    def spoil(module, inputs, output):
+        output.logits[1, 0] = torch.inf
+
+    opened.model.register_forward_hook(spoil)
+    assert Answering(opened)(images) == [expected[0], NOT_FINITE, expected[2]]
+
+
 def test_a_run_goes_on_and_streams(save_tuned, photographs, tmp_path, monkeypatch):
     checkpoint = save_tuned(RadioForImageClassification)
     for number in range(3):
@@ -215,6 +256,42 @@ def test_splits_with_the_same_names_and_large_images(save_tuned, photographs, tm
         assert Image.open(tmp_path / "x" / file).size == SIZES[0]
 
 
+def test_the_page_shows_the_stored_answers(save_tuned, tmp_path):
+    """Above two megapixels too, where the model saw a smaller image than the page would show it."""
+    checkpoint = save_tuned(RadioForSemanticSegmentation)
+    (tmp_path / "data").mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (25, 32, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise).resize((1800, 1200))
+    picture.save(tmp_path / "data" / "large.png")
+    predict_all(PredictSettings(checkpoint=str(checkpoint), data=str(tmp_path / "data"), output=tmp_path / "x"))
+    (row,) = answers(tmp_path / "x").values()
+    numbers = {name: number for number, name in open_model(str(checkpoint), device="cpu").class_names.items()}
+    shown = drawing_of(row, picture, "segments", numbers, tmp_path / "x")
+    stored = np.asarray(Image.open(tmp_path / "x" / row["file"]))
+    rows, cols = (((np.arange(new) + 0.5) * old / new).astype(int) for new, old in ((512, 1200), (768, 1800)))
+    for region in shown.regions:
+        assert np.array_equal(region.area, stored[rows][:, cols] == region.index)
+    assert len(shown.regions) == len(row["segments"]) > 1
+    page = (tmp_path / "x" / "index.html").read_text()
+    assert all(f"{each['label']} {each['share']:.0%}" in page for each in table_of_shares(tmp_path / "x"))
+
+
+def table_of_shares(folder):
+    return [{"label": row["label"], "share": float(row["share"])} for row in table(folder)]
+
+
+def test_another_format_is_an_entry_of_the_table(save_tuned, photographs, tmp_path, monkeypatch):
+    def write(answers, target):
+        target.write_text("\n".join(row["image"] for row in answers.answered()))
+
+    monkeypatch.setitem(WRITERS["classes"], "names.txt", write)
+    settings = PredictSettings(
+        checkpoint=str(save_tuned(RadioForImageClassification)), data=str(photographs), output=tmp_path / "x"
+    )
+    assert "names.txt" in predict_all(settings).files
+    assert sorted((tmp_path / "x" / "names.txt").read_text().split()) == ["a/0.png", "a/2.png", "b/1.png", "b/3.png"]
+
+
 def test_only_maps_and_boxes_have_tiles(save_tuned, photographs, tmp_path):
     options = {"data": str(photographs), "output": tmp_path / "x"}
     for kind, side in ((RadioForImageClassification, 64), (RadioForSemanticSegmentation, 65)):
@@ -231,12 +308,11 @@ def test_a_wrong_setting_does_not_stop_the_right_one(save_tuned, photographs, tm
 
 
 def test_depth_of_any_unit_is_stored():
-    for largest, steps in ((60.0, 1000), (80.0, 256), (5000.0, 10), (1e9, 1), (math.nan, 1000)):
+    for largest, steps in ((60.0, 1000), (80.0, 256), (5000.0, 10), (1e9, 1)):
         found = {"predicted_depth": torch.tensor([[1.0, largest]])}
         answer = read_depth(found, (2, 1), {})
         assert answer.values["depth"]["steps"] == steps
         assert answer.image[0, 0] == steps
-        json.dumps(answer.values, allow_nan=False)
 
 
 @pytest.mark.parametrize("name", ["../a", "/a", "a/../../b", "c:\\a", "a\0", "a\nb", "a" * 300, "./a", "a//b"])

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from refusals import refused
 from releases import needs_heads
+from tiny_folders import overflow
 from tiny_tuning import TINY_DETECTOR, TINY_DPT
 
 
@@ -25,7 +26,7 @@ from modeling_radio import (
 )
 from modeling_radio.core.opening import open_model
 from modeling_radio.prediction import answers
-from modeling_radio.prediction.answers import Answering
+from modeling_radio.prediction.answers import NOT_FINITE, Answering
 from modeling_radio.serving.serve import ServeSettings, build_app
 
 
@@ -86,6 +87,17 @@ def test_answers_are_those_of_the_pipeline(model_class, fields, options, save_tu
             summary = opened.backbone(pixels).summary[0]
         found = client.post("/features", content=body_of(images[0])).json()["summary"]
         torch.testing.assert_close(torch.tensor(found), summary, rtol=1e-4, atol=1e-4)
+
+
+@needs_heads
+@pytest.mark.parametrize(
+    ("model_class", "fields"), [(RadioForImageClassification, {}), (RadioForObjectDetection, TINY_DETECTOR)]
+)
+def test_outputs_that_overflow_are_status_500(model_class, fields, save_tuned, images, served):
+    with served(overflow(save_tuned(model_class, **fields))) as client:
+        for path in ("/predict", "/features", "/features?dense=true"):
+            reply = client.post(path, content=body_of(images[0]))
+            assert (reply.status_code, reply.json()) == (500, {"detail": NOT_FINITE.values["error"]})
 
 
 def assert_alike(found, expected):

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from tiny_sentences import build_sentence_tower
 from tiny_texts import build_word_tokenizer
 
@@ -80,3 +82,16 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of two classes."""
     return save_images(tmp_path_factory.mktemp("pictures"))
+
+
+def overflow(folder: Path) -> Path:
+    """Make the outputs of a folder's model overflow, with weights that are finite, and return the folder."""
+    path = folder / "model.safetensors"
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    for name, tensor in tensors.items():
+        if name.endswith(("mlp.fc2.weight", "mlp.fc2.bias")):
+            tensors[name] = torch.full_like(tensor, torch.finfo(tensor.dtype).max)
+    save_file(tensors, path, metadata)
+    return folder
