@@ -123,6 +123,10 @@ class SourceSplit:
 
     def kept(self, start: int, end: int) -> Table:
         """Return the copied columns of the images from `start` to `end`."""
+        import pyarrow
+
+        if not self._kept.column_names:  # of which datasets cannot gather rows that are not contiguous
+            return pyarrow.table({})
         return cast(Any, self._kept.with_format("arrow"))[start:end]
 
     def where(self, index: int) -> str:
