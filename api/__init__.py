@@ -113,11 +113,9 @@ class Distilled:
         Raises:
             ValueError: If the run stopped before its end.
         """
-        from modeling_radio import RadioModel
-
         if self.final is None:
             raise ValueError(f"`final` is None: the run in {str(self.output)!r} stopped before its end. Call it again.")
-        return RadioModel.from_pretrained(self.final).eval()
+        return _open_backbone(self.final)
 
 
 @_with_fields_of(DistillSettings)
@@ -326,6 +324,6 @@ def search(settings: SearchSettings) -> list[Hit]:
 
 
 def _open_backbone(checkpoint: Path) -> RadioModel:
-    from modeling_radio.core.checkpoints import open_checkpoint
+    from modeling_radio.core.opening import open_model
 
-    return open_checkpoint(checkpoint).model
+    return open_model(checkpoint, device="cpu", dtype=None, as_backbone=True).backbone

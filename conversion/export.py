@@ -29,11 +29,14 @@ def _run(settings: OnnxSettings) -> None:
     from modeling_radio.conversion.graphs.models import FlatEncoder, open_flat
     from modeling_radio.conversion.graphs.parity import print_parities, require_cosine, require_difference
     from modeling_radio.conversion.onnx_precision import LEAST_COSINE
-    from modeling_radio.conversion.opening import check_file_output, open_model
+    from modeling_radio.conversion.opening import check_file_output
     from modeling_radio.conversion.to_onnx import check_onnx, export_flat, save_onnx
+    from modeling_radio.core.opening import open_for_export
 
     check_file_output(settings.output, settings.checkpoint, endings=(".onnx",), overwrite=settings.overwrite)
-    wrapped = FlatEncoder(open_model(settings.checkpoint).float()) if settings.encoder else open_flat(settings)
+    wrapped = (
+        FlatEncoder(open_for_export(settings.checkpoint).backbone.float()) if settings.encoder else open_flat(settings)
+    )
     program = export_flat(wrapped, settings.opset)
 
     def save_and_check(path: Path) -> None:

@@ -14,11 +14,12 @@ from safetensors.torch import save_file
 
 from modeling_radio import RadioConfig
 from modeling_radio.checks_radio import read_json
-from modeling_radio.conversion.opening import FolderSettings, check_not_quantized
-from modeling_radio.core.checkpoints import MODEL_FOLDER, open_checkpoint, read_config
+from modeling_radio.conversion.opening import FolderSettings
+from modeling_radio.core.checkpoints import MODEL_FOLDER
 from modeling_radio.core.command_line import Command, one_line_warnings
 from modeling_radio.core.files import check_output, write_folder
 from modeling_radio.core.hub import find_folder
+from modeling_radio.core.opening import check_not_quantized, open_model, read_config
 from modeling_radio.core.trust import COPIED_FILES, allowed_files
 from modeling_radio.engines import engine_verdicts
 from modeling_radio.model_cards.build import write_card
@@ -40,7 +41,7 @@ def fold_folder(checkpoint: Path, folder: Path) -> None:
     config = read_config(checkpoint)
     check_not_quantized(checkpoint, config)
     names = weight_files(checkpoint)
-    _check_foldable(open_checkpoint(checkpoint).model.config)
+    _check_foldable(open_model(checkpoint, device="cpu", dtype=None, as_backbone=True).model.config)
     files = {name: load_tensors(checkpoint / name) for name in names}
     state = {key: tensor for tensors in files.values() for key, tensor in tensors.items()}
     folded = fold_layer_scale(state)

@@ -21,10 +21,10 @@ from transformers.models.radio import RadioConfig as NativeConfig
 
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.checks_radio import read_json
-from modeling_radio.conversion.opening import open_model
 from modeling_radio.core.command_line import Command, one_line_warnings
 from modeling_radio.core.files import FolderKind, check_output, write_folder
 from modeling_radio.core.ids import ModelFolder
+from modeling_radio.core.opening import open_for_export
 from modeling_radio.core.settings import Settings
 from modeling_radio.core.trust import allowed_files
 from modeling_radio.engines import EngineVerdict, engine_verdicts
@@ -295,7 +295,7 @@ COMMAND = Command(
 def _run(settings: ToNemotronSettings) -> None:
     inputs = [settings.checkpoint, settings.nemotron]
     check_output(settings.output, overwrite=settings.overwrite, inputs=inputs, kind=NEMOTRON_FOLDER)
-    composite, model = open_composite(settings.nemotron), open_model(settings.checkpoint)
+    composite, model = open_composite(settings.nemotron), open_for_export(settings.checkpoint).backbone
     folds = settings.fold_layer_scale
     weights = tower_weights(model, composite, folds=folds)
     verdicts = verdicts_in(model.config, composite, folds=folds)

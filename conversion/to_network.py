@@ -18,9 +18,10 @@ from transformers import PreTrainedModel, ViTImageProcessor
 
 from modeling_radio import RadioModel
 from modeling_radio.checks_radio import read_json
-from modeling_radio.conversion.opening import FolderSettings, open_model
+from modeling_radio.conversion.opening import FolderSettings
 from modeling_radio.core.command_line import Command, one_line_warnings
 from modeling_radio.core.files import FolderKind, check_output, write_folder
+from modeling_radio.core.opening import open_for_export
 
 
 NETWORK_FOLDER = FolderKind(
@@ -96,7 +97,7 @@ COMMAND = Command("radio convert --to network", __doc__, FolderSettings, positio
 @one_line_warnings(COMMAND.name)
 def _run(settings: FolderSettings) -> None:
     check_output(settings.output, overwrite=settings.overwrite, inputs=[settings.checkpoint], kind=NETWORK_FOLDER)
-    model = open_model(settings.checkpoint)
+    model = open_for_export(settings.checkpoint).backbone
     wrapped = _wrapped(model)
     write_folder(settings.output, partial(save_network, model), overwrite=settings.overwrite)
     print(f"{settings.output}: {wrapped['source']}:{wrapped['name']}")

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.checks_radio import read_json
-from modeling_radio.conversion.opening import check_file_output, open_model
+from modeling_radio.conversion.opening import check_file_output
 from modeling_radio.core.command_line import Command, one_line_warnings
 from modeling_radio.core.files import write_file
 from modeling_radio.core.ids import ModelFolder
+from modeling_radio.core.opening import open_for_export
 from modeling_radio.core.settings import Settings
 from modeling_radio.eradio_radio import EradioPositionBias
 from modeling_radio.nvidia.arguments import check_arguments, check_source
@@ -376,7 +377,7 @@ COMMAND = Command(
 @one_line_warnings(COMMAND.name)
 def _run(settings: ToNvidiaSettings) -> None:
     check_file_output(settings.output, settings.checkpoint, endings=PICKLES, overwrite=settings.overwrite)
-    model = open_model(settings.checkpoint)
+    model = open_for_export(settings.checkpoint).backbone
     content = training_file_content(model)
     arguments = None if content["args"].model in PUBLISHED else model.config.eradio
     beside = settings.output.parent / ERADIO_ARGUMENTS

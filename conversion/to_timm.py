@@ -14,9 +14,10 @@ from safetensors.torch import save_file
 
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.checks_radio import read_json
-from modeling_radio.conversion.opening import FolderSettings, open_model
+from modeling_radio.conversion.opening import FolderSettings
 from modeling_radio.core.command_line import Command, one_line_warnings
 from modeling_radio.core.files import FolderKind, check_output, write_folder
+from modeling_radio.core.opening import open_for_export
 
 
 ARCHITECTURES = {
@@ -114,7 +115,7 @@ COMMAND = Command("radio convert --to timm", __doc__, FolderSettings, positional
 @one_line_warnings(COMMAND.name)
 def _run(settings: FolderSettings) -> None:
     check_output(settings.output, overwrite=settings.overwrite, inputs=[settings.checkpoint], kind=TIMM_FOLDER)
-    model = open_model(settings.checkpoint)
+    model = open_for_export(settings.checkpoint).backbone
     config = timm_config(model.config)
     write_folder(settings.output, partial(save_for_timm, model), overwrite=settings.overwrite)
     opened = f'timm.create_model("local-dir:{settings.output}", pretrained=True)'

@@ -10,18 +10,22 @@ from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from modeling_radio import RadioForImageClassification
-from modeling_radio.conversion.opening import open_model, open_task_model
 from modeling_radio.conversion.release.comparison import PHOTOGRAPH
 from modeling_radio.conversion.web.build import build_site
 from modeling_radio.conversion.web.plan import plan_page
 from modeling_radio.conversion.web.precision import PrecisionChoice
 from modeling_radio.conversion.web.site import BUILDS, SITE, SampleImage, check_samples, describe_model, find_runtime
 from modeling_radio.conversion.web.texts import open_texts
-from modeling_radio.core.checkpoints import read_config, with_windowed_blocks
+from modeling_radio.core.checkpoints import with_windowed_blocks
 from modeling_radio.core.command_line import Command, one_line_warnings
 from modeling_radio.core.files import check_output, write_folder
 from modeling_radio.core.hub import find_folder
 from modeling_radio.core.ids import ModelFolder
+from modeling_radio.core.opening import (
+    open_for_export,
+    read_config,
+    require_head,
+)
 from modeling_radio.core.settings import Settings, Spelling, read_names
 
 
@@ -93,11 +97,11 @@ def _run(settings: WebSettings) -> None:
     has_words = settings.words and read_config(checkpoint).get("text_tower") is not None
     classifier: nn.Module | None = None
     if read_config(checkpoint).get("architectures") == [RadioForImageClassification.__name__]:
-        tuned = open_task_model(checkpoint).float()
+        tuned = require_head(open_for_export(checkpoint, as_backbone=False)).float()
         assert isinstance(tuned, RadioForImageClassification)
         classifier, model = tuned.classifier, tuned.base_model
     else:
-        model = open_model(checkpoint, with_texts=has_words, adaptors=settings.adaptors).float()
+        model = open_for_export(checkpoint, with_texts=has_words, adaptors=settings.adaptors or ()).backbone.float()
     model = with_windowed_blocks(model)
     backends = list(BUILDS) if settings.webgpu else ["wasm"]
     runtime = find_runtime(settings.runtime, backends=backends, with_tokenizers=has_words)

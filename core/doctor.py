@@ -80,8 +80,8 @@ def _engines(checkpoint: Path) -> Iterator[str]:
             configuration tells of the network as we would convert it.
     """
     from modeling_radio import RadioConfig
-    from modeling_radio.core.checkpoints import read_config
     from modeling_radio.core.hub import find_folder
+    from modeling_radio.core.opening import read_config
     from modeling_radio.engines import engine_verdicts
 
     folder = find_folder(checkpoint, "checkpoint")

@@ -6,17 +6,23 @@ would answer, all the same, and its answers would be made up.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import itertools
+import json
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
-from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
+from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, CONFIG_NAME, IMAGE_PROCESSOR_NAME
 from transformers.utils import logging as transformers_logging
 
 from modeling_radio import (
@@ -33,12 +39,17 @@ from modeling_radio import (
     RadioModel,
     RadioPreTrainedModel,
 )
-from modeling_radio.checks_radio import check_choice, find_builtin
+from modeling_radio.checks_radio import check_choice, find_builtin, read_json
 from modeling_radio.core.errors import first_few
+from modeling_radio.core.hub import find_folder
+from modeling_radio.core.ids import model_folder
 from modeling_radio.core.machine import find_device
+from modeling_radio.core.trust import check_parts
+from modeling_radio.heads_radio import RadioTaskModel
 from modeling_radio.modeling_radio import SUMMARY_INDICES
 from modeling_radio.nvidia.fit import check_fit
 from modeling_radio.nvidia.stored_tensors import stored_tensors
+from modeling_radio.tasks_radio import TASKS
 from modeling_radio.tokenizer import open_tokenizer
 
 
@@ -53,6 +64,8 @@ OBJECTS = (RadioForObjectDetection, RadioForInstanceSegmentation)
 """Models whose objects count from a score on."""
 DRAWN = (RadioForImageClassification, RadioForSemanticSegmentation, RadioForDepthEstimation, *OBJECTS)
 """Models with a head whose outputs can be drawn."""
+OF_TEXTS = ("text_tower", "logit_scale", "logit_bias")
+"""Parts of a zero-shot model beside the backbone."""
 TRUNK = "radio_model."
 """Beginning of the names of a backbone's weights."""
 _INTEGERS = (SUMMARY_INDICES, ".num_batches_tracked")  # of the trunk
@@ -65,18 +78,35 @@ class Opened:
     """A model in evaluation mode on its device, with its processor and tokenizer.
 
     Attributes:
-        checkpoint: Folder or Hub id.
+        checkpoint: Folder or Hub id, as the user named it.
+        folder: Its folder on this machine; of an adapter that of the adapter.
         model: The model, of the class that the folder names.
         backbone: The same network as a `RadioModel`, with its adaptors; the model itself if it is one.
         processor: Makes the model's pixels.
         tokenizer: Tokenizer of a zero-shot model, else `None`.
+        base: Folder of an adapter's base; `None` where there is no adapter.
+        others: Names of the parts of the folder that the model does not have, sorted, such as the head of a task.
     """
 
     checkpoint: str
+    folder: Path
     model: RadioPreTrainedModel
     backbone: RadioModel
     processor: RadioImageProcessor
     tokenizer: PreTrainedTokenizerBase | None
+    base: Path | None = None
+    others: tuple[str, ...] = ()
+
+    @property
+    def task(self) -> str | None:
+        """The task of its head, a key of `TASKS`; `None` for a backbone."""
+        names = [each.__name__ for each in type(self.model).__mro__]
+        return next((name for name, task in TASKS.items() if task.class_name in names), None)
+
+    @cached_property
+    def identity(self) -> str:
+        """Hash of its weights and architecture, which results keep; it does not depend on the file's name or type."""
+        return network_fingerprint(self.model)
 
     @property
     def dtype(self) -> str:
@@ -124,69 +154,104 @@ class Loaded(NamedTuple):
 
 
 def open_model(
-    source: str,
+    source: str | Path,
     *,
-    device: str | None = None,
-    dtype: str = "float32",
+    device: str | torch.device | None = None,
+    dtype: str | None = "float32",
     base: str | None = None,
     num_global: int | None = None,
+    adaptors: Sequence[str] = (),
+    as_backbone: bool = False,
 ) -> Opened:
     """Open a checkpoint of ours or in NVIDIA's layout, without running any code of it.
 
     Args:
-        source: Folder or Hub id.
-        device: As of `find_device`.
-        dtype: One of `DTYPES`.
-        base: Folder or Hub id of an adapter's base; `None` takes the one that the adapter names.
+        source: Folder of a model or an adapter, or of a run with one in `final/`; `builtin:NAME`; or Hub id.
+        device: See `find_device`.
+        dtype: One of `DTYPES`; `None` leaves the type of the weights.
+        base: Folder or Hub id of an adapter's base; `None` takes the one on the Hub that the adapter names.
         num_global: Blocks that attend globally in ViTDet mode; `None` leaves the checkpoint's.
+        adaptors: Adaptors that NVIDIA's folder shall have, whose weights lie beside it.
+        as_backbone: Open the backbone alone, without the head or the text tower that the folder has.
 
     Raises:
-        ValueError: If it is no RADIO model, device or type are not available, or weights are missing, unknown, of
-            another shape, not finite or no floating-point numbers.
-        OSError: If there is no such folder or repository.
+        ValueError: If it is no RADIO model, names code of others, device or type are not available, an adapter's base
+            must be named or is another one, or weights are missing, unknown, of another shape, not finite or no
+            floating-point numbers.
     """
-    device = find_device(device)
-    check_choice("dtype", dtype, DTYPES)
-    values = read_radio_config(source)
-    is_nvidias = "args" in values
+    device = find_device(None if device is None else str(device))
+    if dtype is not None:
+        check_choice("dtype", dtype, DTYPES)
+    folder = find_model(source, adaptors)
+    values = read_radio_config(folder)
+    if as_backbone and (folder / ADAPTER_CONFIG_NAME).is_file():
+        raise ValueError(
+            f"`checkpoint` must be a whole model, got the adapter {str(source)!r}. Give the `merged/` that "
+            "`radio finetune --merge` or `radio merge` writes."
+        )
+    named_base = check_parts(str(folder), base)
     options: dict[str, Any] = {} if num_global is None else {"vitdet_num_global": num_global}
-    if base is not None:
-        options |= {"config": source, "adapter_kwargs": {"_adapter_model_path": source}}
+    options |= {} if dtype is None else {"dtype": DTYPES[dtype]}
+    base_folder = None if named_base is None else find_folder(named_base, "base")
+    if base_folder is not None:
+        options |= {"config": str(folder), "adapter_kwargs": {"_adapter_model_path": str(folder)}}
+    is_nvidias = "args" in values
     (name,) = (values.get("architectures") or ["RadioModel"])[:1]
-    model_class = RadioModel if is_nvidias else MODELS.get(name, RadioModel)
+    model_class = RadioModel if is_nvidias or as_backbone else MODELS.get(name, RadioModel)
     has_texts = model_class is RadioForZeroShotImageClassification
     if has_texts and values.get("text_tower") is None:
-        raise ValueError(f"`checkpoint` must have the `text_tower` of its class, {name}, got {source!r} without.")
-    model, unexpected, missing, misshapen = load(model_class, base or source, dtype=DTYPES[dtype], **options)
+        raise ValueError(f"`checkpoint` must have the `text_tower` of its class, {name}, got {str(source)!r} without.")
+    model, unexpected, missing, misshapen = load(model_class, base_folder or folder, **options)
     unknown = [key for key in unexpected if key.startswith(TRUNK)]
     check_fit(unknown, missing, list(misshapen.values()))
-    model = model.eval().to(device)
+    model = model.eval()
+    model = model if getattr(model, "is_quantized", False) else model.to(device)
     return Opened(
-        checkpoint=source,
+        checkpoint=str(source),
+        folder=folder,
         model=model,
         backbone=model if isinstance(model, RadioModel) else model.base_model.eval(),
-        processor=_open_processor(source, model, is_nvidias=is_nvidias),
-        tokenizer=open_tokenizer(source) if has_texts else None,
+        processor=_open_processor(folder, model, is_nvidias=is_nvidias),
+        tokenizer=open_tokenizer(folder) if has_texts else None,
+        base=base_folder,
+        others=tuple(sorted({key.partition(".")[0] for key in unexpected} - {TRUNK.rstrip(".")})),
     )
 
 
-def read_radio_config(checkpoint: str) -> dict[str, Any]:
-    """Return the content of a checkpoint's `config.json`, ours or in NVIDIA's layout.
-
-    Args:
-        checkpoint: Folder or Hub id.
+def find_model(source: str | Path, adaptors: Sequence[str] = ()) -> Path:
+    """Return the folder of a model or an adapter; see `open_model`.
 
     Raises:
-        ValueError: If it is no RADIO model.
-        OSError: If there is no such folder or repository.
+        ValueError: If there is none.
     """
-    values, _ = RadioConfig.get_config_dict(checkpoint)
+    return find_folder(model_folder(Path(source)) if Path(source).is_dir() else source, "checkpoint", adaptors=adaptors)
+
+
+def read_radio_config(checkpoint: str | Path) -> dict[str, Any]:
+    """Return the content of a folder's `config.json`, ours or in NVIDIA's layout.
+
+    Raises:
+        ValueError: If it has none, or it is no RADIO model.
+    """
+    values = read_config(find_model(checkpoint))
     if "args" not in values and values.get("model_type") != RadioConfig.model_type:
         raise ValueError(
-            f"`checkpoint` must be a RADIO model, got {checkpoint!r} with the `model_type` "
+            f"`checkpoint` must be a RADIO model, got {str(checkpoint)!r} with the `model_type` "
             f"{values.get('model_type')!r:.60}."
         )
     return values
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the content of a folder's `config.json`; with `args` in it, the layout is that of NVIDIA's repositories.
+
+    Raises:
+        ValueError: If there is no such file, or it is no JSON object.
+    """
+    path = folder / CONFIG_NAME
+    if not path.is_file():
+        raise ValueError(f"`checkpoint` must be a folder with a config.json, got {str(folder)!r}.")
+    return read_json(path)
 
 
 def require_rgb(opened: Opened) -> Opened:
@@ -204,14 +269,90 @@ def require_rgb(opened: Opened) -> Opened:
     return opened
 
 
-def _open_processor(checkpoint: str, model: RadioPreTrainedModel, *, is_nvidias: bool) -> RadioImageProcessor:
+def open_for_export(
+    source: str | Path, *, as_backbone: bool = True, with_texts: bool = False, adaptors: Sequence[str] = ()
+) -> Opened:
+    """Open a checkpoint that another format is made of, in the type of its weights; warn of parts that are left out.
+
+    Args:
+        source: See `open_model`, like the other arguments.
+        as_backbone: Whether the head or the text tower is left out.
+        with_texts: Whether the caller exports the text tower by itself: then there is no warning about it.
+        adaptors: Adaptors that are exported.
+
+    Raises:
+        ValueError: If it is quantized, or as `open_model`.
+    """
+    config = read_config(find_model(source))
+    check_not_quantized(source, config)
+    opened = open_model(source, device="cpu", dtype=None, adaptors=adaptors, as_backbone=as_backbone)
+    others = {*opened.others} | ({OF_TEXTS[0]} if as_backbone and config.get("text_tower") is not None else set())
+    others -= {*OF_TEXTS} if with_texts else set()
+    if others:
+        shown = first_few(sorted(others), _MAX_NAMES)
+        warnings.warn(f"{opened.checkpoint!r} holds more than RADIO, which is left out: {shown}.", stacklevel=2)
+    return opened
+
+
+def check_not_quantized(checkpoint: str | Path, config: Mapping[str, Any]) -> None:
+    """Refuse a folder whose `config.json`, given parsed, tells that its weights are quantized.
+
+    Raises:
+        ValueError: If they are.
+    """
+    if config.get("quantization_config") is not None:
+        raise ValueError(
+            f"{str(checkpoint)!r} is quantized, which no other format has. Export it before quantizing it."
+        )
+
+
+def require_head(opened: Opened) -> RadioTaskModel:
+    """Return a model with the head of a task.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    if not isinstance(opened.model, RadioTaskModel):
+        known = [name for name, model in MODELS.items() if issubclass(model, RadioTaskModel)]
+        raise ValueError(
+            f"`checkpoint` must hold a model of a task for `head`, got {opened.checkpoint!r} of the class "
+            f"{type(opened.model).__name__!r}. Known are {', '.join(known)}."
+        )
+    return opened.model
+
+
+def _open_processor(folder: Path, model: RadioPreTrainedModel, *, is_nvidias: bool) -> RadioImageProcessor:
     """Return the processor of a folder of ours, otherwise the one that fits the model."""
-    if not is_nvidias:
-        try:
-            return RadioImageProcessor.from_pretrained(checkpoint)
-        except OSError:  # it has none
-            pass
+    if not is_nvidias and (folder / IMAGE_PROCESSOR_NAME).is_file():
+        return RadioImageProcessor.from_pretrained(folder)
     return RadioImageProcessor.from_model_config(model.config)
+
+
+def tensor_fingerprint(*tensors: Tensor) -> str:
+    """Return a hash of the shapes, types and bytes of tensors."""
+    content = hashlib.blake2b(digest_size=8)
+    for tensor in itertools.chain.from_iterable(map(plain_parts, tensors)):
+        content.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        content.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return content.hexdigest()
+
+
+def network_fingerprint(network: torch.nn.Module) -> str:
+    """Return a hash of the weights, and one of the architecture: timm publishes the same weights under two activations.
+
+    Neither depends on the file that the network was read from.
+    """
+    modules = dict(network.named_modules())
+    own = [vars(module) for module in modules.values()]
+    architecture = {
+        "classes": {name: type(module).__qualname__ for name, module in modules.items()},
+        "transformers": [
+            each.config.to_json_string() for each in modules.values() if isinstance(each, PreTrainedModel)
+        ],
+        "timm": [each["pretrained_cfg"]["architecture"] for each in own if "pretrained_cfg" in each],
+    }
+    text = json.dumps(architecture, sort_keys=True)
+    return f"{tensor_fingerprint(*network.state_dict().values())} {hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def load(model_class: type[RadioPreTrainedModel], source: str | Path, **options: Any) -> Loaded:

@@ -21,10 +21,11 @@ from transformers import PreTrainedTokenizerFast
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from modeling_radio import RadioForZeroShotImageClassification, RadioImageProcessor, RadioModel
-from modeling_radio.core.checkpoints import MODEL_FOLDER, open_checkpoint
+from modeling_radio import RadioForZeroShotImageClassification, RadioModel
+from modeling_radio.core.checkpoints import MODEL_FOLDER
 from modeling_radio.core.command_line import Command, recorded_command
 from modeling_radio.core.files import check_output, write_folder
+from modeling_radio.core.opening import open_model
 from modeling_radio.core.timing import Clock, ProgressBar, describe_run
 from modeling_radio.data.training_images import build_images, render
 from modeling_radio.demo.teachers import EfficientNetLiteTeacher
@@ -81,7 +82,8 @@ def _add_words(settings: AddWordsSettings) -> None:
     transformers_logging.disable_progress_bar()
     check_output(settings.output, overwrite=settings.overwrite, inputs=[settings.checkpoint], kind=MODEL_FOLDER)
     recipe = settings.load_recipe()
-    entry, radio = _classifier(recipe), open_checkpoint(settings.checkpoint).model
+    opened = open_model(settings.checkpoint, device="cpu", dtype=None, as_backbone=True)
+    entry, radio = _classifier(recipe), opened.backbone
     check_adaptor(radio, entry.name)
     clock = Clock()
     with clock.phase("fetch"):
@@ -93,7 +95,7 @@ def _add_words(settings: AddWordsSettings) -> None:
         model = build_model(radio, entry.name, teacher, encoder, imagenet_class_names(), images)
 
     def write(folder: Path) -> None:
-        for part in (model, _processor(settings.checkpoint, radio), _tokenizer(encoder)):
+        for part in (model, opened.processor, _tokenizer(encoder)):
             part.save_pretrained(folder)
         package = SENTENCE_PACKAGE
         tower = Source("all-MiniLM-L6-v2", "text tower", package.license, f"{package.ecosystem} package {package.name}")
@@ -140,12 +142,6 @@ def unlabeled_images(source: str, size_px: int) -> Tensor:
     """Return images of the training's kind, uint8 `(NUM_UNLABELED, 3, size_px, size_px)`."""
     images = build_images(source, size=size_px, num_images=NUM_UNLABELED, split="train")
     return render(images, range(NUM_UNLABELED), num_workers=0, show_progress=False)
-
-
-def _processor(checkpoint: Path, radio: RadioModel) -> RadioImageProcessor:
-    if (checkpoint / "preprocessor_config.json").is_file():
-        return RadioImageProcessor.from_pretrained(checkpoint)
-    return RadioImageProcessor.from_model_config(radio.config)
 
 
 def _tokenizer(encoder: SentenceEncoder) -> PreTrainedTokenizerBase:

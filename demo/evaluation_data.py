@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from modeling_radio.core.opening import tensor_fingerprint
 from modeling_radio.core.settings import hash_of
 from modeling_radio.data.decoding import to_tensor
 from modeling_radio.data.training_images import build_images, render
@@ -22,7 +23,7 @@ from modeling_radio.demo.images import (
     photographs,
     segmentation_set,
 )
-from modeling_radio.evaluation.data import Examples, Kind, Part, Stacked, check_kind, tensor_fingerprint
+from modeling_radio.evaluation.data import Examples, Kind, Part, Stacked, check_kind
 from modeling_radio.metrics.results import Source
 
 

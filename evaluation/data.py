@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, TypeVar, get_args, runtime_checkable
@@ -14,7 +12,6 @@ from torch.nn import functional as F
 from torchvision.transforms.v2.functional import InterpolationMode, center_crop, resize
 
 from modeling_radio.checks_radio import check_choice
-from modeling_radio.core.opening import plain_parts
 from modeling_radio.core.seeds import make_generator
 from modeling_radio.core.settings import hash_of
 from modeling_radio.metrics.results import Source
@@ -234,15 +231,6 @@ class Stacked:
         """Return height and width in pixels of an image."""
         height, width = self.tensor.shape[-2:]
         return height, width
-
-
-def tensor_fingerprint(*tensors: Tensor) -> str:
-    """Return a hash of the shapes, types and bytes of tensors."""
-    content = hashlib.blake2b(digest_size=8)
-    for tensor in itertools.chain.from_iterable(map(plain_parts, tensors)):
-        content.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        content.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return content.hexdigest()
 
 
 def groups_of(names: Sequence[str]) -> Tensor:

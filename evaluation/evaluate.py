@@ -100,9 +100,9 @@ def run(settings: EvaluationSettings, model: "RadioFeatures | None" = None) -> "
 def _evaluate(settings: EvaluationSettings) -> None:
     if settings.table is not None:
         from modeling_radio.evaluation.published import measure_table
-        from modeling_radio.evaluation.run import open_student
+        from modeling_radio.evaluation.run import measured_model
 
-        model = open_student(settings)
+        model = measured_model(settings)
         print(measure_table(settings, lambda one: run(one, model)[0]))
         return
     results, written = run(settings)

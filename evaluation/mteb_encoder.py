@@ -2,9 +2,9 @@
 
     import mteb
     from modeling_radio.evaluation.mteb_encoder import mteb_encoder
-    from modeling_radio.evaluation.models.radio import open_radio
+    from modeling_radio.evaluation.models.radio import RadioFeatures
 
-    encoder = mteb_encoder(open_radio(Path("runs/mine/final")))
+    encoder = mteb_encoder(RadioFeatures.open(Path("runs/mine/final")))
     mteb.evaluate(encoder, mteb.get_tasks(tasks=["CIFAR10Clustering"]))
 
 `mteb` has a class of its own for NVIDIA's repositories; it unpacks their pair of outputs, and so also opens folders of

@@ -15,17 +15,15 @@ from torch import Tensor, nn
 from modeling_radio import TASK_MODELS, RadioConfig, RadioPreTrainedModel
 from modeling_radio.checks_radio import read_json
 from modeling_radio.core.command_line import recorded_command
-from modeling_radio.core.opening import Opened, open_model, read_radio_config
+from modeling_radio.core.opening import Opened, network_fingerprint, open_model, read_radio_config
 from modeling_radio.core.ranks import device_of_process, rank_and_count
 from modeling_radio.core.settings import TileOptions, hash_of
 from modeling_radio.core.timing import Clock, describe_run
-from modeling_radio.core.trust import check_parts
 from modeling_radio.data.labeled.images import LabeledImages, load_images, load_measured
 from modeling_radio.data.labeled.rows import choose_rows, path_within, table_state
 from modeling_radio.data.labeled.tables import image_paths
 from modeling_radio.data.sources import public_name
 from modeling_radio.evaluation.models.radio import AUTOCAST_TYPES, tiles_of
-from modeling_radio.evaluation.models.teachers import network_fingerprint
 from modeling_radio.evaluation.run import check_outputs
 from modeling_radio.evaluation.settings import EvaluationSettings, is_named_set
 from modeling_radio.figures.page import Drawing, Section
@@ -114,8 +112,7 @@ def measure_answers(settings: EvaluationSettings, name: str) -> tuple[Results, l
         "its backbone."
     )
     checkpoint = str(settings.checkpoint)
-    base = check_parts(checkpoint, settings.base)
-    opened = open_model(checkpoint, device=str(device_of_process(settings.device)), base=base)
+    opened = open_model(checkpoint, device=device_of_process(settings.device), base=settings.base)
     task, remarks = _open_task(settings, name, opened)
     answers = _Answers(task, opened, settings)
     with clock.phase(name):

@@ -14,9 +14,9 @@ from modeling_radio.core.timing import Clock, describe_run
 from modeling_radio.evaluation.data import check_kind
 from modeling_radio.evaluation.data_tables import open_data
 from modeling_radio.evaluation.features import FeatureStore
-from modeling_radio.evaluation.models.opening import open_model
+from modeling_radio.evaluation.models.opening import open_compared
 from modeling_radio.evaluation.models.pretrained import RawPixels, random_network
-from modeling_radio.evaluation.models.radio import AUTOCAST_TYPES, RadioFeatures, open_radio, tiles_of
+from modeling_radio.evaluation.models.radio import AUTOCAST_TYPES, RadioFeatures, tiles_of
 from modeling_radio.evaluation.models.teachers import TeacherFeatures
 from modeling_radio.evaluation.settings import EvaluationSettings
 from modeling_radio.evaluation.tasks.base import Evaluation
@@ -34,7 +34,7 @@ BRIEF_NUMBERS = 3
 """Our choice of numbers of a task that are printed at once; they fit into a line."""
 
 
-def open_student(settings: EvaluationSettings, recipe: Recipe | None = None) -> RadioFeatures:
+def measured_model(settings: EvaluationSettings, recipe: Recipe | None = None) -> RadioFeatures:
     """Return the checkpoint of the settings, with the adaptors of a recipe's teachers where NVIDIA's folder lacks them.
 
     Raises:
@@ -44,7 +44,7 @@ def open_student(settings: EvaluationSettings, recipe: Recipe | None = None) -> 
     dtype = AUTOCAST_TYPES[settings.dtype]
     teachers = [] if recipe is None else [entry.name for entry in recipe.teachers]
     device = device_of_process(settings.device)
-    model = open_radio(
+    model = RadioFeatures.open(
         settings.checkpoint,
         size_px=settings.size,
         device=device,
@@ -86,7 +86,7 @@ def run_evaluations(
 
     Args:
         settings: Settings of the evaluation.
-        model: Result of `open_student` for this checkpoint at any size; None opens it.
+        model: Result of `measured_model` for this checkpoint at any size; None opens it.
 
     Returns:
         The measurements with their sources; the evaluations, that of the checkpoint first.
@@ -105,7 +105,7 @@ def run_evaluations(
         source = recipe.data.source
     settings = settings.for_source(source)
     check_outputs(settings)
-    model = open_student(settings, recipe) if model is None else model.with_size(settings.size)
+    model = measured_model(settings, recipe) if model is None else model.with_size(settings.size)
     data = open_data(source, settings, size_px=model.size_px, seed=settings.seed)
     names = task_names(settings.tasks, data.kinds())
     for name in names:
@@ -115,7 +115,7 @@ def run_evaluations(
     find_teachers = partial(_find_teachers, model, settings, recipe)
     baselines = _baselines(settings, model)
     opened = [
-        open_model(name, beside=model, size_px=settings.size, dtype=model.dtype)
+        open_compared(name, beside=model, size_px=settings.size, dtype=model.dtype)
         for name in dict.fromkeys(settings.compare)
     ]
     compared = [each for each in opened if each.name not in {known.name for known in baselines}]

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from modeling_radio.checks_radio import read_json
-from modeling_radio.core.checkpoints import read_config
 from modeling_radio.core.command_line import recorded_command
 from modeling_radio.core.ids import name_of_folder
 from modeling_radio.core.machine import arithmetic
+from modeling_radio.core.opening import read_config
 from modeling_radio.core.timing import Clock, describe_run
 from modeling_radio.extraction.columns import FEATURES, GRID, ID, MEAN_FEATURES, PCA_FILE, SCALE, SUMMARY
 from modeling_radio.extraction.lance_data import write_lance

@@ -18,7 +18,7 @@ from modeling_radio.core.ranks import device_of_process
 from modeling_radio.data.decoding import EncodedImage, UnusableImageError, decode_rgb, to_tensor
 from modeling_radio.evaluation.data import ByNumber
 from modeling_radio.evaluation.features import Wanted, encode_batches, encode_each
-from modeling_radio.evaluation.models.radio import AUTOCAST_TYPES, RadioFeatures, open_radio
+from modeling_radio.evaluation.models.radio import AUTOCAST_TYPES, RadioFeatures
 from modeling_radio.extraction.columns import FEATURES, SUMMARY, stored
 from modeling_radio.image_processing_radio import UNREADABLE, to_eight_bits
 from modeling_radio.metrics.feature_model import TextModel
@@ -99,7 +99,7 @@ class Embedder:
         Raises:
             ValueError: If it does not open, does not take images of `size`, or lacks an adaptor or the text tower.
         """
-        model = open_radio(
+        model = RadioFeatures.open(
             self.checkpoint,
             size_px=self.size,
             device=device_of_process() if self.device is None else self.device,

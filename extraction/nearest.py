@@ -22,7 +22,7 @@ from modeling_radio.core.tables import markdown, plain_cell
 from modeling_radio.data.decoding import EncodedImage, UnusableImageError, decode_rgb, to_tensor
 from modeling_radio.data.image_folder import IMAGE_SUFFIXES
 from modeling_radio.evaluation.features import Wanted, encode_each
-from modeling_radio.evaluation.models.radio import AUTOCAST_TYPES, RadioFeatures, open_radio, tiles_of
+from modeling_radio.evaluation.models.radio import AUTOCAST_TYPES, RadioFeatures, tiles_of
 from modeling_radio.extraction.columns import ID, MEAN_FEATURES, SCALE, SUMMARY, restored
 from modeling_radio.extraction.lance_data import find_in_lance
 from modeling_radio.extraction.settings import SearchSettings, SourceSettings
@@ -304,7 +304,9 @@ def _open_model(settings: SearchSettings, data: FeatureFolder) -> RadioFeatures:
     stored = RowSettings(**data.facts["settings"])
     dtype = AUTOCAST_TYPES[stored.dtype]
     device = device_of_process(settings.device)
-    model = open_radio(settings.checkpoint, size_px=stored.size, device=device, dtype=dtype, tiles=tiles_of(stored))
+    model = RadioFeatures.open(
+        settings.checkpoint, size_px=stored.size, device=device, dtype=dtype, tiles=tiles_of(stored)
+    )
     if hash_of({"model": model.fingerprint()})[:16] != data.facts["model"]["weights and processor"]:
         raise ValueError(
             f"`checkpoint` must be the one that the features are of, got {str(settings.checkpoint)!r} with other "

@@ -19,9 +19,8 @@ from modeling_radio import (
     RadioForZeroShotImageClassification,
     class_of,
 )
-from modeling_radio.core.opening import Opened
+from modeling_radio.core.opening import Opened, network_fingerprint
 from modeling_radio.core.settings import hash_of
-from modeling_radio.evaluation.models.teachers import network_fingerprint
 from modeling_radio.figures.predictions import check_tiles
 from modeling_radio.pipelines_radio import RadioObjectDetectionPipeline, limits_of
 from modeling_radio.tasks_radio import PIPELINES, task_of

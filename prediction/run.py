@@ -23,7 +23,6 @@ from modeling_radio.core.opening import open_model, require_rgb
 from modeling_radio.core.settings import ImageSourceOptions, hash_of
 from modeling_radio.core.tables import counted
 from modeling_radio.core.timing import ProgressBar
-from modeling_radio.core.trust import check_parts
 from modeling_radio.evaluation.models.radio import tiles_of
 from modeling_radio.extraction.settings import SourceSettings
 from modeling_radio.extraction.shards import Shard
@@ -97,8 +96,9 @@ def predict_all(settings: PredictSettings) -> Predicted:
         WriteError: If something cannot be written.
     """
     check_output(settings.data, settings.output, NAME)
-    base = check_parts(settings.checkpoint, settings.base)
-    opened = require_rgb(open_model(settings.checkpoint, device=settings.device, dtype=settings.dtype, base=base))
+    opened = require_rgb(
+        open_model(settings.checkpoint, device=settings.device, dtype=settings.dtype, base=settings.base)
+    )
     answering = Answering(opened, settings.classes, settings.threshold, tiles_of(settings))
     return answer_all(settings, answering, NAME, recorded_command(NAME, settings, ["checkpoint", "data"]))
 

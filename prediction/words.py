@@ -17,7 +17,6 @@ from modeling_radio.core.command_line import recorded_command
 from modeling_radio.core.hub import find_folder
 from modeling_radio.core.machine import find_device
 from modeling_radio.core.opening import DTYPES, Opened, open_model
-from modeling_radio.core.trust import check_parts
 from modeling_radio.pipelines_radio import RadioZeroShotObjectDetectionPipeline
 from modeling_radio.prediction.answers import (
     NOT_FINITE,
@@ -195,7 +194,6 @@ def _open(settings: LabelSettings) -> _OfRadio | _OfSam3:
         folder, device = find_folder(settings.checkpoint, "checkpoint"), find_device(settings.device)
         model = Sam3Model.from_pretrained(folder, dtype=DTYPES[settings.dtype]).eval().to(device)  # pyrefly: ignore
         return _OfSam3(settings.words, threshold, model, Sam3Processor.from_pretrained(folder))
-    check_parts(settings.checkpoint)
     opened = open_model(settings.checkpoint, device=settings.device, dtype=settings.dtype)
     if opened.zero_shot is None:
         raise ValueError(

@@ -115,14 +115,10 @@ def build_app(settings: ServeSettings) -> Limits:
     from fastapi.responses import PlainTextResponse, RedirectResponse
     from starlette.requests import ClientDisconnect
 
-    from modeling_radio.core.hub import find_folder
     from modeling_radio.core.opening import open_model, require_rgb
-    from modeling_radio.core.trust import check_parts
     from modeling_radio.serving.endpoints import FeaturesEndpoint, ImageLimits, PredictEndpoint
 
-    folder = find_folder(settings.checkpoint, "checkpoint")
-    base = check_parts(str(folder), settings.base)
-    opened = require_rgb(open_model(str(folder), device=settings.device, base=base))
+    opened = require_rgb(open_model(settings.checkpoint, device=settings.device, base=settings.base))
     decoders = ThreadPoolExecutor(NUM_DECODERS, "decoder")
     images = ImageLimits(MOST_BYTES, MOST_PIXELS, decoders)
     batches = settings.max_batch, BATCH_WAIT
@@ -147,7 +143,7 @@ def build_app(settings: ServeSettings) -> Limits:
     def sizes() -> "Counter[int]":
         return sum((each.batcher.sizes for each in endpoints.values()), Counter())
 
-    app = FastAPI(title=f"RADIO: {folder.name}", lifespan=lifespan)
+    app = FastAPI(title=f"RADIO: {opened.folder.name}", lifespan=lifespan)
     for path, endpoint in endpoints.items():
         app.add_api_route(path, endpoint.post, methods=["POST"], response_model=None)
     app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)

@@ -15,10 +15,11 @@ from torch.nn import functional as F
 from modeling_radio import RadioModel
 from modeling_radio.core.files import cache_dir
 from modeling_radio.core.interruption import TrainingDivergedError
+from modeling_radio.core.opening import tensor_fingerprint
 from modeling_radio.data.made_images import open_made_images
 from modeling_radio.data.settings import is_made
 from modeling_radio.data.training_images import build_images, render
-from modeling_radio.evaluation.data import EvaluationData, Stacked, groups_of, tensor_fingerprint
+from modeling_radio.evaluation.data import EvaluationData, Stacked, groups_of
 from modeling_radio.evaluation.data_tables import TableData
 from modeling_radio.evaluation.features import FeatureStore, StoredFeatures, Wanted
 from modeling_radio.evaluation.models.radio import RadioFeatures

@@ -14,7 +14,7 @@ from modeling_radio import RadioModel
 from modeling_radio.checks_radio import own_names
 from modeling_radio.configuration_radio import RadioConfig
 from modeling_radio.conversion.graphs.settings import OnnxSettings, Window
-from modeling_radio.conversion.opening import open_model, open_task_model
+from modeling_radio.core.opening import open_for_export, require_head
 from modeling_radio.detection_radio import RadioDetectionModel
 from modeling_radio.eradio_radio import trained_window
 from modeling_radio.heads_radio import RadioTaskModel
@@ -242,7 +242,7 @@ class FlatTask(FlatModel):
 
     def _output_facts(self) -> dict[str, Any]:
         task = task_of([type(self.model).__name__])
-        assert task is not None  # `open_task_model` opens no others
+        assert task is not None  # `require_head` returns no others
         has_classes = task.has_classes and self.config.problem_type != "regression"
         return {"task": task.pipeline, **({"id2label": self.config.id2label} if has_classes else {})}
 
@@ -270,9 +270,10 @@ def open_flat(settings: OnnxSettings) -> FlatModel:
     """Open the checkpoint of an export in float32, with a flat tuple of outputs.
 
     Raises:
-        ValueError: As `open_model`, `open_task_model` and the wrapping classes.
+        ValueError: As `open_for_export`, `require_head` and the wrapping classes.
     """
     if settings.head:
-        return FlatTask(open_task_model(settings.checkpoint).float(), settings.window_size, settings.fixed_size)
-    model = open_model(settings.checkpoint, adaptors=settings.adaptors).float()
+        tuned = require_head(open_for_export(settings.checkpoint, as_backbone=False))
+        return FlatTask(tuned.float(), settings.window_size, settings.fixed_size)
+    model = open_for_export(settings.checkpoint, adaptors=settings.adaptors or ()).backbone.float()
     return FlatRadio(model, settings.adaptors, settings.window_size, settings.fixed_size)

@@ -22,10 +22,10 @@ from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput
 from modeling_radio.conversion.graphs.files import export_graph, open_graph, write_graph
 from modeling_radio.conversion.graphs.parity import compare_graph, print_parities, require_difference
 from modeling_radio.conversion.graphs.settings import DEFAULT_TOLERANCE
-from modeling_radio.core.checkpoints import read_config
 from modeling_radio.core.command_line import Command, one_line_warnings
 from modeling_radio.core.files import FolderKind, check_output, write_folder
 from modeling_radio.core.ids import ModelFolder
+from modeling_radio.core.opening import read_config
 from modeling_radio.core.settings import Settings
 from modeling_radio.sam3_radio import RadioSam3Model, RadioSam3Trunk
 

@@ -8,12 +8,11 @@ from typing import Any
 import torch
 
 from modeling_radio import RadioConfig
-from modeling_radio.core.checkpoints import read_config
 from modeling_radio.core.hub import find_folder
 from modeling_radio.core.ids import standard_id
-from modeling_radio.core.opening import without_reports
+from modeling_radio.core.opening import read_config, without_reports
 from modeling_radio.evaluation.models.pretrained import RawPixels, open_huggingface, open_timm, random_network
-from modeling_radio.evaluation.models.radio import RadioFeatures, open_radio
+from modeling_radio.evaluation.models.radio import RadioFeatures
 from modeling_radio.evaluation.models.teachers import TeacherFeatures
 from modeling_radio.metrics.feature_model import FeatureModel
 from modeling_radio.training.teachers.registry import build_teacher
@@ -25,7 +24,7 @@ FORMS = (
 )
 
 
-def open_model(
+def open_compared(
     name: str,
     *,
     beside: RadioFeatures,
@@ -83,7 +82,7 @@ def _open(name: str, beside: RadioFeatures, options: dict[str, Any]) -> FeatureM
 def _open_folder(folder: Path, device: torch.device, options: dict[str, Any]) -> FeatureModel:
     config = read_config(folder)
     if "args" in config or config.get("model_type") == RadioConfig.model_type:
-        return open_radio(folder, device=device, **options)
+        return RadioFeatures.open(folder, device=device, **options)
     if "architecture" in config and "model_type" not in config:
         return open_timm(f"local-dir:{folder}", pretrained=True, device=device, **options)
     if not (folder / "preprocessor_config.json").is_file():

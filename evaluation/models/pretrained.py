@@ -18,9 +18,10 @@ from transformers.image_utils import pil_torch_interpolation_mapping
 
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.core.errors import first_few
+from modeling_radio.core.opening import network_fingerprint
 from modeling_radio.core.packages import Package, fetch_package
 from modeling_radio.evaluation.models.radio import RadioFeatures
-from modeling_radio.evaluation.models.teachers import MAX_SIZE_PX, ResizedImages, network_fingerprint
+from modeling_radio.evaluation.models.teachers import MAX_SIZE_PX, ResizedImages
 from modeling_radio.metrics.feature_model import Encoding
 from modeling_radio.tokenizer import open_tokenizer
 from modeling_radio.training.teachers.published.timm_networks import create_network, dense_features

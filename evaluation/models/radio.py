@@ -12,19 +12,16 @@ import torch
 from torch import Tensor
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioImageProcessor, RadioModel
+from modeling_radio import RadioForZeroShotImageClassification, RadioImageProcessor, RadioModel
 from modeling_radio.checks_radio import Resolution, check_multiple, own_name
-from modeling_radio.core.checkpoints import open_checkpoint, read_config
-from modeling_radio.core.hub import find_folder
+from modeling_radio.core.opening import find_model, open_model, read_config, tensor_fingerprint
 from modeling_radio.core.settings import TileOptions
-from modeling_radio.evaluation.data import tensor_fingerprint
 from modeling_radio.image_processing_radio import OWN_SIZE
 from modeling_radio.inputs_radio import WindowSize
 from modeling_radio.metrics.feature_model import Encoding, FeatureModel, TextModel
 from modeling_radio.metrics.results import STUDENT
 from modeling_radio.nvidia.beside import adaptors_lacking
 from modeling_radio.radseg_radio import DENOISING, SCALING, SLIDING
-from modeling_radio.tokenizer import open_tokenizer
 from modeling_radio.views_radio import ViewOptions, encode_tiles
 from modeling_radio.zero_shot_radio import DenseSource
 
@@ -71,6 +68,34 @@ class RadioFeatures:
         self.truncate_dim: int | None = None
         self.processor = RadioImageProcessor.from_model_config(model.config) if processor is None else processor
         self._set_size(size_px)
+
+    @classmethod
+    def open(
+        cls,
+        source: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+        teachers: Collection[str] = (),
+        **options: Any,
+    ) -> RadioFeatures:
+        """Return the backbone of a checkpoint, which embeds texts too if the folder has a text tower.
+
+        Args:
+            source: See `modeling_radio.core.opening.open_model`.
+            device: Where it runs.
+            teachers: Teachers whose adaptors are wanted; those that NVIDIA's release lacks are left out.
+            options: Further arguments of the class.
+
+        Raises:
+            ValueError: As `open_model`, or if it does not take images of `size_px`.
+        """
+        lacking = adaptors_lacking(find_model(source))
+        wanted = {own_name(name, lacking) for name in teachers}
+        adaptors = [name for name in lacking if name in wanted]
+        opened = open_model(source, device=device, dtype=None, adaptors=adaptors, as_backbone=True)
+        if read_config(opened.folder).get("text_tower") is not None:
+            return RadioTextFeatures(opened.folder, opened.backbone, opened.processor, **options)
+        return RadioFeatures(opened.backbone, opened.processor, **options)
 
     @property
     def patch_size(self) -> int:
@@ -251,7 +276,7 @@ class RadioTextFeatures(RadioFeatures):
     ) -> None:
         super().__init__(model, processor, **options)
         self.folder = folder
-        self.text_adaptor = str(RadioConfig.from_pretrained(folder).text_adaptor)
+        self.text_adaptor = str(read_config(folder).get("text_adaptor"))
         self._tower: tuple[RadioForZeroShotImageClassification, PreTrainedTokenizerBase] | None = None
 
     def embed_classes(self, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
@@ -276,46 +301,8 @@ class RadioTextFeatures(RadioFeatures):
 
     def _text_tower(self) -> tuple[RadioForZeroShotImageClassification, PreTrainedTokenizerBase]:
         if self._tower is None:
-            tokenizer = open_tokenizer(self.folder)
-            whole = RadioForZeroShotImageClassification.from_pretrained(self.folder).eval().to(self.device)
-            self._tower = whole, tokenizer
+            opened = open_model(self.folder, device=self.device, dtype=None)
+            assert isinstance(opened.model, RadioForZeroShotImageClassification)
+            assert opened.tokenizer is not None  # each such model has one
+            self._tower = opened.model, opened.tokenizer
         return self._tower
-
-
-def open_radio(
-    folder: Path,
-    *,
-    name: str = STUDENT,
-    size_px: int | None = None,
-    device: str | torch.device = "cpu",
-    dtype: torch.dtype | None = None,
-    teachers: Collection[str] = (),
-    tiles: ViewOptions | None = None,
-) -> RadioFeatures:
-    """Open a folder of ours, or one in the layout of NVIDIA's repositories, with its processor; or such a repository.
-
-    Args:
-        folder: The folder or repository, or a `.pth.tar` of NVIDIA's.
-        name: Name of the model in results.
-        size_px: Shorter side of images in pixels; None takes the processor's.
-        device: Where it runs.
-        dtype: Type in which it computes; None takes that of the weights.
-        teachers: Teachers whose adaptors are wanted; those that the release lacks are left out.
-        tiles: As of `RadioFeatures`.
-
-    Raises:
-        ValueError: If it is no folder and not on the Hub, is no checkpoint, is damaged or not finite, or does not take
-            images of `size_px`.
-    """
-    folder = find_folder(folder, "checkpoint")
-    lacking = adaptors_lacking(folder)
-    wanted = {own_name(name, lacking) for name in teachers}
-    folder = find_folder(folder, adaptors=[name for name in lacking if name in wanted])
-    model = open_checkpoint(folder).model.to(device)  # pyrefly: ignore[bad-argument-type]
-    is_ours = "args" not in read_config(folder)
-    has_processor = is_ours and (folder / "preprocessor_config.json").is_file()
-    processor = RadioImageProcessor.from_pretrained(folder) if has_processor else None
-    options: dict[str, Any] = {"name": name, "size_px": size_px, "dtype": dtype, "tiles": tiles}
-    if is_ours and RadioConfig.from_pretrained(folder).text_tower is not None:
-        return RadioTextFeatures(folder, model, processor, **options)
-    return RadioFeatures(model, processor, **options)

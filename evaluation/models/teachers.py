@@ -6,13 +6,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import to_dtype
-from transformers import PreTrainedModel
 
-from modeling_radio.core.settings import hash_of
-from modeling_radio.evaluation.data import tensor_fingerprint
+from modeling_radio.core.opening import network_fingerprint
 from modeling_radio.metrics.feature_model import Encoding
 from modeling_radio.training.teachers.base import Teacher
 
@@ -66,23 +64,6 @@ class TeacherFeatures(ResizedImages):
     def encode(self, pixels: Tensor, adaptors: Sequence[str] = ()) -> Encoding:
         """Return the teacher's features."""
         return Encoding(*self.teacher.extract_features(pixels))
-
-
-def network_fingerprint(network: nn.Module) -> str:
-    """Return a hash of the weights, and one of the architecture: timm publishes the same weights under two activations.
-
-    Neither depends on the file that the network was read from.
-    """
-    modules = dict(network.named_modules())
-    own = [vars(module) for module in modules.values()]
-    architecture = {
-        "classes": {name: type(module).__qualname__ for name, module in modules.items()},
-        "transformers": [
-            each.config.to_json_string() for each in modules.values() if isinstance(each, PreTrainedModel)
-        ],
-        "timm": [each["pretrained_cfg"]["architecture"] for each in own if "pretrained_cfg" in each],
-    }
-    return f"{tensor_fingerprint(*network.state_dict().values())} {hash_of(architecture)[:16]}"
 
 
 def resized(image: Tensor, size_px: int, patch_size: int) -> Tensor:

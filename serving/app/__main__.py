@@ -95,14 +95,10 @@ def images_of_run(checkpoint: Path) -> list[Path]:
 def _serve(settings: AppSettings) -> None:
     from transformers.utils import logging as transformers_logging
 
-    from modeling_radio.core.hub import find_folder
-    from modeling_radio.core.trust import check_parts
     from modeling_radio.serving.app.page import App, build_page, launch_options
 
     transformers_logging.disable_progress_bar()
-    find_folder(settings.checkpoint, "checkpoint")
-    base = check_parts(settings.checkpoint, settings.base)
-    app = App(settings.checkpoint, settings.device, settings.dtype, settings.num_global, base=base)
+    app = App(settings.checkpoint, settings.device, settings.dtype, settings.num_global, base=settings.base)
     is_for_one = settings.host in ("127.0.0.1", "localhost", "::1") and not settings.share
     own = images_of_run(Path(settings.checkpoint)) if is_for_one else []
     page = build_page(app, settings.examples or own or [PHOTOGRAPH], may_reopen=is_for_one)

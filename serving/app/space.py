@@ -26,7 +26,7 @@ from modeling_radio.loading_radio import HUB_ID
 NETWORK = Path(modeling_radio.__file__).parent
 CARRIED = (
     *("serving.app.page", "figures.predictions", "figures.features"),
-    *("core.errors", "core.machine", "core.opening", "core.tables"),
+    *("core.errors", "core.hub", "core.ids", "core.machine", "core.opening", "core.tables", "core.trust"),
 )
 """Modules of `modeling_radio` in a Space beside the network: the page and its imports."""
 PACKAGES = ("torch", "torchvision", "transformers", "safetensors", "pillow", "numpy", "matplotlib")

@@ -7,9 +7,9 @@ from task_models import EVERY_MODEL
 
 from modeling_radio import RadioConfig, RadioForImageClassification, RadioModel
 from modeling_radio.conversion.export import main as to_onnx
-from modeling_radio.conversion.opening import check_file_output, open_model
+from modeling_radio.conversion.opening import check_file_output
 from modeling_radio.conversion.to_nvidia import main as to_nvidia
-from modeling_radio.core.opening import MODELS
+from modeling_radio.core.opening import MODELS, open_for_export
 from modeling_radio.heads_radio import RadioTaskModel
 
 
@@ -69,7 +69,7 @@ def test_quantized_weights_and_adapters_are_refused(file, content, message, fold
     config = json.loads((folder / "config.json").read_text())
     (folder / file).write_text(json.dumps({**config, **content}))
     with pytest.raises(ValueError, match=message):
-        open_model(folder)
+        open_for_export(folder)
 
 
 def test_an_output_replaces_only_earlier_exports(folder, tmp_path):

@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.core.checkpoints import MODEL_FOLDER, open_checkpoint, with_windowed_blocks
+from modeling_radio.core.checkpoints import MODEL_FOLDER, with_windowed_blocks
 from modeling_radio.core.files import check_output
+from modeling_radio.core.opening import open_model
 
 
 WEIGHT = "radio_model.model.blocks.0.mlp.fc1.weight"
@@ -28,8 +29,8 @@ def folder(tmp_path):
 def test_a_whole_folder_opens_without_the_heads_of_tasks(folder):
     weights = load_file(folder / "model.safetensors")
     save_file({**weights, "classifier.weight": torch.zeros(3)}, folder / "model.safetensors", {"format": "pt"})
-    opened = open_checkpoint(folder)
-    assert opened.other_keys == ["classifier.weight"]
+    opened = open_model(folder, dtype=None, as_backbone=True)
+    assert opened.others == ("classifier",)
     assert not opened.model.training
     assert torch.equal(opened.model.state_dict()[WEIGHT], weights[WEIGHT])
 
@@ -52,7 +53,7 @@ def test_weights_that_are_not_the_models(folder, change, message):
     weights = load_file(path)
     save_file(change(weights, weights[WEIGHT]), path, {"format": "pt"})
     with pytest.raises(ValueError, match=message):
-        open_checkpoint(folder)
+        open_model(folder, dtype=None, as_backbone=True)
 
 
 @pytest.mark.parametrize("size", [0, 6, 3000, -1])
@@ -60,7 +61,7 @@ def test_damaged_weights(folder, size):
     path = folder / "model.safetensors"
     os.truncate(path, path.stat().st_size + size if size < 0 else size)
     with pytest.raises(ValueError, match="model"):
-        open_checkpoint(folder)
+        open_model(folder, dtype=None, as_backbone=True)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,7 @@ def test_damaged_weights(folder, size):
 def test_folders_of_something_else(folder, file, text, message):
     (folder / file).unlink() if text is None else (folder / file).write_text(text)
     with pytest.raises(ValueError, match=message):
-        open_checkpoint(folder)
+        open_model(folder, dtype=None, as_backbone=True)
 
 
 @pytest.mark.parametrize(("depth", "global_blocks"), [(2, [1]), (4, [3]), (6, [2, 5])])

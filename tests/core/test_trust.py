@@ -5,7 +5,7 @@ import json
 import pytest
 
 from modeling_radio import RadioConfig, RadioImageProcessor, RadioModel
-from modeling_radio.core.checkpoints import open_checkpoint
+from modeling_radio.core.opening import open_model
 from modeling_radio.core.trust import (
     allowed_files,
     check_named_code,
@@ -53,7 +53,7 @@ def test_our_own_folders_name_our_own_code(model):
     assert foreign_code(json.loads((model / "config.json").read_text()), ()) != []
 
 
-@pytest.mark.parametrize("open_folder", [open_checkpoint, lambda folder: open_config(str(folder)), build_card])
+@pytest.mark.parametrize("open_folder", [open_model, lambda folder: open_config(str(folder)), build_card])
 @pytest.mark.parametrize(
     ("file", "fields"),
     [

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from modeling_radio.evaluation.data import CroppedViews, Stacked, Windows, tensor_fingerprint
+from modeling_radio.core.opening import tensor_fingerprint
+from modeling_radio.evaluation.data import CroppedViews, Stacked, Windows
 
 
 def test_a_fingerprint_is_of_every_byte_of_shape_and_of_type():

@@ -7,7 +7,7 @@ from PIL import Image
 
 from modeling_radio.evaluation import data_captions
 from modeling_radio.evaluation.data_tables import open_data
-from modeling_radio.evaluation.models.radio import open_radio
+from modeling_radio.evaluation.models.radio import RadioFeatures
 from modeling_radio.evaluation.settings import EvaluationSettings
 from modeling_radio.evaluation.tasks.base import Evaluation
 from modeling_radio.evaluation.tasks.registry import find_task
@@ -37,7 +37,7 @@ def test_presets_run_to_the_end(name, build_captions, reference_folder):
     settings = EvaluationSettings(checkpoint=reference_folder, data=str(folder), preset=name)
     data = open_data(str(folder), settings, size_px=32)
     assert [len(texts) for texts in data.part("captions").test.captions] == [5, 5]
-    task, model = find_task("image_text_retrieval"), open_radio(reference_folder)
+    task, model = find_task("image_text_retrieval"), RadioFeatures.open(reference_folder)
     evaluation = Evaluation(model, data, settings)
     evaluation.expect(task.kind, task.wanted(model))
     measured = task.measure(evaluation)

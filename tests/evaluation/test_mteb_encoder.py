@@ -6,7 +6,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from modeling_radio.evaluation.models.pretrained import RawPixels
-from modeling_radio.evaluation.models.radio import RadioFeatures, open_radio
+from modeling_radio.evaluation.models.radio import RadioFeatures
 from modeling_radio.evaluation.mteb_encoder import image_vectors, mteb_encoder
 
 
@@ -47,7 +47,7 @@ def test_all_mock_tasks_of_images_run(tiny_model):
 
 def test_all_mock_tasks_of_images_and_texts_run(zero_shot_folder):
     pytest.importorskip("mteb", reason="needs `pip install mteb`")
-    model = open_radio(zero_shot_folder)
+    model = RadioFeatures.open(zero_shot_folder)
     encoder = mteb_encoder(model)
     found = scores(encoder, {"image", "text"})
     assert len(found) > len(scores(mteb_encoder(RawPixels(8, 32)), {"image"}))

@@ -11,7 +11,7 @@ from PIL import Image
 from refusals import refused
 
 from modeling_radio.evaluation.data_tables import TableData, imagenet_names_of
-from modeling_radio.evaluation.models.radio import open_radio
+from modeling_radio.evaluation.models.radio import RadioFeatures
 from modeling_radio.evaluation.public_sets import MaskSet, find_public, public_sets
 from modeling_radio.evaluation.settings import (
     CLASS_LAYOUTS,
@@ -73,7 +73,7 @@ def test_presets_run_to_the_end(preset, build_public_set, reference_folder):
     data = str(build_public_set(PRESETS[preset]["layout"]))
     settings = EvaluationSettings(checkpoint=reference_folder, data=data, preset=preset, templates="plain", **small)
     assert settings.tasks is not None
-    evaluation = Evaluation(open_radio(reference_folder, size_px=32), TableData(data, settings), settings)
+    evaluation = Evaluation(RadioFeatures.open(reference_folder, size_px=32), TableData(data, settings), settings)
     measured = find_task(settings.tasks[0]).measure(evaluation)
     assert {each.metric for each in measured} >= {"mIoU", "pixel accuracy"}
     assert all(0 <= each.value <= 1 for each in measured)
@@ -131,7 +131,7 @@ def test_variants_of_imagenet_have_the_names_of_their_classes(imagenet_folder, t
     data = TableData(str(imagenet_folder), settings)
     assert data.part("labels").class_names == ("stingray", "goldfinch")
     assert imagenet_names_of(["n02797295", "97"]) == ["wheelbarrow", "duck"]  # torchvision: barrow, drake
-    measured = find_task("zero_shot").measure(Evaluation(open_radio(text_folder), data, settings))
+    measured = find_task("zero_shot").measure(Evaluation(RadioFeatures.open(text_folder), data, settings))
     assert [each.metric for each in measured] == ["accuracy"]
     for wnid, index in (("n01498041", "6"), ("n01531178", "11")):
         (imagenet_folder / wnid).rename(imagenet_folder / index)
@@ -193,7 +193,7 @@ def test_presets_of_imagenet_run_to_the_end(preset, imagenet_train, reference_fo
     (imagenet_train / "real.json").write_text("[[0, 2]]")
     folder = imagenet_train if preset in ("imagenet-1k", "imagenet-real") else imagenet_train / "val"
     settings = EvaluationSettings(checkpoint=reference_folder, data=str(folder), preset=preset, templates="plain")
-    evaluation = Evaluation(open_radio(reference_folder), TableData(str(folder), settings), settings)
+    evaluation = Evaluation(RadioFeatures.open(reference_folder), TableData(str(folder), settings), settings)
     for name in settings.tasks:
         measured = find_task(name).measure(evaluation)
         assert measured[0].metric == "accuracy"

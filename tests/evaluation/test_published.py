@@ -72,8 +72,9 @@ def test_model_and_sets_are_opened_once(text_folder, tmp_path, monkeypatch, caps
         ]
         return Results(values, [], [], {}, []), []
 
-    original = run.open_radio
-    monkeypatch.setattr(run, "open_radio", lambda *given, **more: opened.append(given) or original(*given, **more))
+    original = run.RadioFeatures.open
+    spied = lambda *given, **more: opened.append(given) or original(*given, **more)  # noqa: E731
+    monkeypatch.setattr(run.RadioFeatures, "open", spied)
     monkeypatch.setattr(run, "run_evaluations", measure)
     for name in ("imagenet-1k", "ADEChallengeData2016", "nyu"):
         (tmp_path / name).mkdir()

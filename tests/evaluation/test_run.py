@@ -19,7 +19,7 @@ from modeling_radio.evaluation import run as evaluation_run
 from modeling_radio.evaluation.models.pretrained import RANDOM_NETWORK, RAW_PIXELS
 from modeling_radio.evaluation.models.radio import RadioFeatures
 from modeling_radio.evaluation.models.teachers import TeacherFeatures
-from modeling_radio.evaluation.run import build_references, find_recipe, open_student, run_evaluations
+from modeling_radio.evaluation.run import build_references, find_recipe, measured_model, run_evaluations
 from modeling_radio.evaluation.settings import EvaluationSettings
 from modeling_radio.metrics.results import STUDENT, Results
 from modeling_radio.training.recipes.recipe import RECIPE_FILE, RecipeError, load_recipe
@@ -49,7 +49,7 @@ def settings(tiny_model, noisy_folders, tmp_path) -> EvaluationSettings:
 def test_the_first_channels_alone_are_measured(settings):
     pixels, (whole, cut) = (
         torch.rand(1, 3, 16, 16),
-        (open_student(settings.model_copy(update={"truncate_dim": count})) for count in (None, 8)),
+        (measured_model(settings.model_copy(update={"truncate_dim": count})) for count in (None, 8)),
     )
     assert torch.equal(cut.encode(pixels).features, whole.encode(pixels).features[:, :8])
 

@@ -9,7 +9,7 @@ from datasets import load_dataset
 from PIL import Image
 
 from modeling_radio.api import Embedder
-from modeling_radio.evaluation.models.radio import open_radio
+from modeling_radio.evaluation.models.radio import RadioFeatures
 from modeling_radio.image_processing_radio import OWN_SIZE
 from modeling_radio.views_radio import ViewOptions, encode_tiles
 
@@ -51,7 +51,7 @@ def test_tiles_of_images_in_their_own_size(extract, checkpoint, pictures, tmp_pa
     extract(dense=True, tile_size=32, adaptors=["all"])
     rows = load_dataset(str(tmp_path / "out"), split="train")
     embed = Embedder(checkpoint, "features", tiles=ViewOptions(32), adaptors=["all"])
-    whole = open_radio(checkpoint)
+    whole = RadioFeatures.open(checkpoint)
     for row, (name, picture) in zip(rows, read(pictures).items(), strict=True):
         found = embed({"image": [picture]})
         for column in ("features", "teacher_a/features"):
@@ -90,7 +90,7 @@ def test_only_the_arguments_travel(checkpoint, pictures):
 def test_texts_are_unit_vectors_of_the_tower(zero_shot_folder):
     texts = ["a cat", "a photo of a dog"]
     vectors = Embedder(zero_shot_folder, "texts", column="caption")({"caption": np.array(texts, object)})["texts"]
-    np.testing.assert_allclose(vectors, open_radio(zero_shot_folder).embed_texts(texts).numpy(), atol=1e-6)
+    np.testing.assert_allclose(vectors, RadioFeatures.open(zero_shot_folder).embed_texts(texts).numpy(), atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
 

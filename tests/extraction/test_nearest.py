@@ -13,7 +13,7 @@ from pyarrow.parquet import read_table
 from refusals import refused
 
 from modeling_radio import RadioModel
-from modeling_radio.evaluation.models.radio import open_radio
+from modeling_radio.evaluation.models.radio import RadioFeatures
 from modeling_radio.extraction.nearest import (
     FeatureFolder,
     build_indexes,
@@ -117,7 +117,7 @@ def test_a_vector_of_zeros_has_no_direction(extract, asked, colors, checkpoint, 
 def test_a_text_is_compared_in_the_space_of_the_tower(extract, asked, colors, zero_shot_folder):
     extract(checkpoint=zero_shot_folder, data=str(colors), adaptors=["siglip2-g"], shard_images=3)
     hits = search(asked(checkpoint=zero_shot_folder, query="a photo of a cat", top=8))
-    model = open_radio(zero_shot_folder)
+    model = RadioFeatures.open(zero_shot_folder)
     text = model.embed_texts(["a photo of a cat"])[0]
     for hit in hits:
         with Image.open(colors / hit.row["id"]) as picture:

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from two_forks import run_two_forks
 
 from modeling_radio.evaluation.features import Wanted, encode_each
-from modeling_radio.evaluation.models.radio import open_radio
+from modeling_radio.evaluation.models.radio import RadioFeatures
 from modeling_radio.extraction import claims, run
 from modeling_radio.extraction.claims import WORK, WORKERS, Claims
 from modeling_radio.extraction.columns import Storage, restored
@@ -35,7 +35,7 @@ def rows_of(folder):
 
 def answers(settings):
     """What the model says of each image, by its name."""
-    model, extraction = open_radio(settings.checkpoint), run.open_extraction(settings)
+    model, extraction = RadioFeatures.open(settings.checkpoint), run.open_extraction(settings)
     split = extraction.splits["train"]
     pixels = [model.preprocess(split.images[number]) for number in range(len(split))]
     wanted = Wanted(dense=True, adaptors=frozenset(model.adaptor_names))
@@ -151,7 +151,7 @@ def test_other_settings_images_and_weights_are_refused(extract, pictures, checkp
     refused(r"settings\.vector_dtype", vector_dtype="float16")
     refused(r"settings\.shard_images", shard_images=6)
     other = shutil.copytree(checkpoint, tmp_path / "model")
-    model = open_radio(other).model
+    model = RadioFeatures.open(other).model
     model.radio_model.blocks[0].attn.qkv.weight.data *= 2
     model.save_pretrained(other)
     refused(r"model\.weights and processor", checkpoint=other)

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
-from modeling_radio.evaluation.data import Examples, Kind, Part, Stacked, check_kind, tensor_fingerprint
+from modeling_radio.core.opening import tensor_fingerprint
+from modeling_radio.evaluation.data import Examples, Kind, Part, Stacked, check_kind
 from modeling_radio.metrics.results import Source
 
 

@@ -7,9 +7,9 @@ from transformers import AutoModel, AutoModelForImageClassification
 
 from modeling_radio import RadioConfig, RadioForImageClassification, RadioImageProcessor, RadioModel, RadioProcessor
 from modeling_radio.api import PHOTOGRAPH, builtin
-from modeling_radio.core.checkpoints import open_checkpoint
 from modeling_radio.core.hub import find_folder
 from modeling_radio.core.ids import ModelFolder, ModelId
+from modeling_radio.core.opening import open_model
 from modeling_radio.core.settings import SettingsError
 from modeling_radio.tuning.settings import FinetuneSettings
 
@@ -69,7 +69,7 @@ def test_it_is_small_complete_and_without_code():
     folder = find_folder(NAME)
     assert sum(path.stat().st_size for path in folder.iterdir()) < LARGEST
     assert {path.suffix for path in folder.iterdir()} == {".json", ".md", ".safetensors"}
-    assert {key.partition(".")[0] for key in open_checkpoint(folder).other_keys} == {"classifier"}
+    assert open_model(folder, as_backbone=True).others == ("classifier",)
 
 
 @torch.no_grad()

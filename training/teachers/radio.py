@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.core.checkpoints import open_checkpoint
 from modeling_radio.core.hub import explain_failure, find_folder
+from modeling_radio.core.opening import open_model
 from modeling_radio.outputs_radio import NetworkOutput
 from modeling_radio.projector import RadioProjector
 from modeling_radio.training.recipes.sections import Precision
@@ -130,7 +130,7 @@ class RadioTeacher(Teacher):
 
 def _open_network(name: str, source: str, adaptors: Sequence[str]) -> RadioModel:
     try:
-        return open_checkpoint(find_folder(source, adaptors=adaptors)).model
+        return open_model(source, device="cpu", dtype=None, adaptors=adaptors, as_backbone=True).backbone
     except (OSError, ValueError) as error:
         message = f"`source` {source!r} does not open as a RADIO model: {explain_failure(error, source)}"
         raise teacher_error(name, message) from error

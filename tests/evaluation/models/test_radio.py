@@ -2,7 +2,7 @@ import torch
 from refusals import refused
 
 from modeling_radio import RadioImageProcessor, RadioModel
-from modeling_radio.evaluation.models.radio import RadioFeatures, open_radio
+from modeling_radio.evaluation.models.radio import RadioFeatures
 from modeling_radio.metrics.feature_model import FeatureModel, TextModel
 
 
@@ -10,7 +10,7 @@ def test_a_folder_is_opened_with_its_own_processor(tiny_model, tmp_path):
     tiny_model.save_pretrained(tmp_path)
     processor = RadioImageProcessor.from_model_config(tiny_model.config, size={"height": 24, "width": 40})
     processor.save_pretrained(tmp_path)
-    model = open_radio(tmp_path)
+    model = RadioFeatures.open(tmp_path)
     assert isinstance(model, FeatureModel)
     assert not isinstance(model, TextModel)
     image = torch.randint(0, 256, (3, 50, 70), dtype=torch.uint8)

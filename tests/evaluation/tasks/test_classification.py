@@ -15,7 +15,7 @@ from modeling_radio import RadioForZeroShotImageClassification
 from modeling_radio.evaluation.data import Examples, Part, Stacked
 from modeling_radio.evaluation.data_tables import TableData
 from modeling_radio.evaluation.models.pretrained import RawPixels
-from modeling_radio.evaluation.models.radio import RadioFeatures, open_radio
+from modeling_radio.evaluation.models.radio import RadioFeatures
 from modeling_radio.evaluation.models.teachers import TeacherFeatures
 from modeling_radio.evaluation.settings import TaskSettings
 from modeling_radio.evaluation.tasks import classification
@@ -209,7 +209,7 @@ def test_models_without_texts_are_refused(pixels):
 def test_texts_tell_the_classes_at_every_size(text_folder):
     model, tokenizer = RadioForZeroShotImageClassification.from_pretrained(text_folder), open_tokenizer(text_folder)
     images = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
-    opened = open_radio(text_folder, size_px=32)
+    opened = RadioFeatures.open(text_folder, size_px=32)
     assert isinstance(opened, TextModel)
     classes = model.embed_classes(tokenizer, ["cat", "dog"], OPENAI_TEMPLATES)
     torch.testing.assert_close(opened.embed_classes(["cat", "dog"], OPENAI_TEMPLATES), classes)
@@ -226,7 +226,7 @@ def test_texts_tell_the_classes_at_every_size(text_folder):
     for path in text_folder.glob("tokenizer*"):
         path.unlink()
     with pytest.raises((OSError, ValueError), match="tokenizer"):
-        open_radio(text_folder).embed_classes(["cat"], PLAIN_TEMPLATES)
+        RadioFeatures.open(text_folder).embed_classes(["cat"], PLAIN_TEMPLATES)
 
 
 class ColorWords:

@@ -11,7 +11,7 @@ from torchvision.transforms.v2.functional import center_crop
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.evaluation.data_tables import TableData
 from modeling_radio.evaluation.models.pretrained import RawPixels
-from modeling_radio.evaluation.models.radio import RadioFeatures, open_radio
+from modeling_radio.evaluation.models.radio import RadioFeatures
 from modeling_radio.evaluation.settings import RADSEG_STEPS, TaskSettings
 from modeling_radio.evaluation.tasks.base import Evaluation
 from modeling_radio.evaluation.tasks.classification import measure_mode_switching
@@ -175,7 +175,7 @@ def scored_by_hand(evaluation, texts, as_whole):
 
 def test_open_vocabulary_compares_patches_with_names(text_folder, scenes, pixels):
     (scenes / "classes.txt").write_text("cat\ndog\n")
-    model, data, values = open_radio(text_folder), TableData(str(scenes)), {}
+    model, data, values = RadioFeatures.open(text_folder), TableData(str(scenes)), {}
     texts = model.embed_classes(["cat", "dog"], PLAIN_TEMPLATES)
     for name, steps in (("whole", None), ("none", []), ("scga", ["scga"])):
         evaluation = Evaluation(model, data, TaskSettings(templates="plain", radseg=steps))
@@ -193,7 +193,7 @@ def test_open_vocabulary_compares_patches_with_names(text_folder, scenes, pixels
 @pytest.mark.parametrize("steps", [None, []])
 def test_a_second_number_leaves_out_the_background(text_folder, scenes, steps):
     (scenes / "classes.txt").write_text("background\ndog\ncat\n")
-    model = open_radio(text_folder)
+    model = RadioFeatures.open(text_folder)
     evaluation = Evaluation(model, TableData(str(scenes)), TaskSettings(templates="plain", radseg=steps))
     found = {each.metric: each.value for each in measure_open_vocabulary(evaluation)}
     assert list(found) == ["mIoU", "pixel accuracy", "mIoU, no background"]

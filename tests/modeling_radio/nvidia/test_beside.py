@@ -19,7 +19,7 @@ from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.conversion import convert as convert_command
 from modeling_radio.conversion.from_nvidia import convert
 from modeling_radio.core.hub import find_folder
-from modeling_radio.evaluation.models.radio import open_radio
+from modeling_radio.evaluation.models.radio import RadioFeatures
 from modeling_radio.nvidia import beside
 from modeling_radio.nvidia.translation import translate_adaptor
 from modeling_radio.torch_hub import open_for_torch_hub
@@ -86,7 +86,7 @@ def test_every_way_to_open_a_model_gets_them(hub, tmp_path):
     assert list(open_for_torch_hub(NAME, "siglip2-g").adaptors) == ["siglip2-g"]
     teacher = RadioTeacher("text", source=NAME, adaptor_name="siglip2-g")
     assert (teacher.summary_dim, teacher.feature_dim) == (24, 24)
-    assert open_radio(Path(NAME), teachers=["sam3", "of another release"]).adaptor_names == ("sam3",)
+    assert RadioFeatures.open(Path(NAME), teachers=["sam3", "of another release"]).adaptor_names == ("sam3",)
     serve_twin(hub, TOWER)
     assert convert_command.main([NAME, str(tmp_path / "out"), "--text-tower", "auto"]) == 0
     whole = RadioModel.from_pretrained(tmp_path / "out")

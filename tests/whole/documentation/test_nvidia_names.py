@@ -22,8 +22,8 @@ from tiny_folders import save_images
 
 from modeling_radio import RadioModel
 from modeling_radio.api import PHOTOGRAPH
-from modeling_radio.core.checkpoints import open_checkpoint
 from modeling_radio.core.hub import find_folder
+from modeling_radio.core.opening import open_model
 from modeling_radio.training.distillation.stages import run_recipe
 from modeling_radio.training.recipes.recipe import Recipe, StudentRecipe, list_recipes, load_recipe
 from modeling_radio_cli import COMMANDS, FORMATS, MORE_COMMANDS, find_module, main
@@ -104,7 +104,7 @@ def test_examples_of_help_are_taken_and_what_they_name_opens(line, hub):
     module, words = find_module(name, words)
     command_of(module).read(words)
     [release] = NVIDIA_NAME.findall(line)
-    opened = open_checkpoint(find_folder(release)).model
+    opened = open_model(find_folder(release), dtype=None, as_backbone=True).model
     assert opened(torch.rand(1, 3, 64, 96), adaptor_names=[]).features.isfinite().all()
 
 

@@ -7,8 +7,8 @@ from torch.nn.functional import cosine_similarity
 from transformers import AutoModel, TorchAoConfig
 
 from modeling_radio import RadioModel
-from modeling_radio.core.checkpoints import open_checkpoint
-from modeling_radio.evaluation.models.radio import open_radio
+from modeling_radio.core.opening import open_model
+from modeling_radio.evaluation.models.radio import RadioFeatures
 
 
 quantization = pytest.importorskip("torchao.quantization", reason="needs the extra `dev`")
@@ -48,7 +48,7 @@ def test_a_saved_folder_opens_as_strangers_open_it_and_as_our_commands_do(tmp_pa
         expected = model(pixel_values).features
         for again in (
             AutoModel.from_pretrained(tmp_path / "int8", trust_remote_code=True),
-            open_checkpoint(tmp_path / "int8").model,
+            open_model(tmp_path / "int8", dtype=None, as_backbone=True).model,
         ):
             assert torch.equal(again.eval()(pixel_values).features, expected)
 
@@ -57,7 +57,7 @@ def test_evaluations_know_a_folder_in_8_bits_from_others(tmp_path):
     build("backbone with adaptors").save_pretrained(tmp_path / "plain")
     quantized = RadioModel.from_pretrained(tmp_path / "plain", quantization_config=config()).eval()
     quantized.save_pretrained(tmp_path / "int8")
-    plain, int8, again = (open_radio(tmp_path / name, size_px=64) for name in ("plain", "int8", "int8"))
+    plain, int8, again = (RadioFeatures.open(tmp_path / name, size_px=64) for name in ("plain", "int8", "int8"))
     assert plain.fingerprint() != int8.fingerprint() == again.fingerprint()
 
 
@@ -68,4 +68,4 @@ def test_broken_weights_in_8_bits_are_refused(tmp_path):
     model.save_pretrained(tmp_path / "plain")
     RadioModel.from_pretrained(tmp_path / "plain", quantization_config=config()).save_pretrained(tmp_path / "int8")
     with pytest.raises(ValueError, match=r"NaN or infinity: radio_model\.model\.blocks\.0\.mlp\.fc1\.weight"):
-        open_checkpoint(tmp_path / "int8")
+        open_model(tmp_path / "int8", dtype=None, as_backbone=True)

@@ -20,7 +20,6 @@ from task_models import tiny_config
 from tiny_folders import save_radio, save_words
 
 from modeling_radio import RadioForImageClassification, RadioImageProcessor
-from modeling_radio.core.checkpoints import open_checkpoint
 from modeling_radio.core.command_line import USER_ERRORS
 from modeling_radio.core.opening import Opened, open_model
 from modeling_radio.tuning.adapters import add_adapter, open_adapter, save_adapter
@@ -112,7 +111,7 @@ def ask(opened: Opened) -> None:
 @given(changes=CHANGES, added=ADDED, name=st.sampled_from(["radio", "words"]))
 def test_any_configuration_of_a_folder(changes, added, name, folders, tmp_path):
     folder = copy_with(folders[name], tmp_path / "model", "config.json", changes, added)
-    opened_or_refused(lambda: open_checkpoint(folder))
+    opened_or_refused(lambda: open_model(folder, dtype=None, as_backbone=True))
     opened = opened_or_refused(lambda: open_model(str(folder)))
     if opened is not None:
         opened_or_refused(lambda: ask(opened))
