@@ -142,6 +142,12 @@ def check_tiles(model: RadioPreTrainedModel, tiles: ViewOptions) -> None:
     if not isinstance(model, TILED):
         raise ValueError(f"`tile_size` must be left out for a {type(model).__name__}, got {tiles.tile_size}.")
     tiles.tiles(model.config, Resolution(1, 1))  # refuses a size that does not fit
+    needed = model.config.detection_num_queries if isinstance(model, RadioForObjectDetection) else 0
+    if tiles.tile_size is not None and (tiles.tile_size // model.config.patch_size) ** 2 < needed:
+        raise ValueError(
+            f"`tile_size` must be of as many patches as the detector has queries, {needed}, got {tiles.tile_size} with "
+            f"patches of {model.config.patch_size}."
+        )
 
 
 def predict_tiles(model: Any, pixel_values: Tensor, tiles: ViewOptions) -> Any:

@@ -111,12 +111,13 @@ class ClassTally(Tally):
         predicted, certainty, true = (torch.cat(parts) for parts in zip(*self._batches, strict=True))
         is_right = predicted == true
         counts = self._counts(weights, predicted, true)
-        occurs = counts["true"] + counts["predicted"] > 0
-        scores = {name: (values * occurs).sum(1) / occurs.sum(1) for name, values in _rates(counts).items()}
+        rates, is_true = _rates(counts), counts["true"] > 0
+        occurs = is_true | (counts["predicted"] > 0)
         return {
             "accuracy": counts["right"].sum(1) / counts["true"].sum(1),
-            "balanced_accuracy": scores["recall"],
-            "f1": scores["f1"],
+            # As scikit-learn: over the classes of images; its F1 also has those that are only predicted.
+            "balanced_accuracy": (rates["recall"] * is_true).sum(1) / is_true.sum(1),
+            "f1": (rates["f1"] * occurs).sum(1) / occurs.sum(1),
             "calibration_error": calibration_error(weights, certainty, is_right),
         }
 

@@ -40,7 +40,7 @@ from transformers.utils.generic import ModelOutput, TransformersKwargs, can_retu
 from .backbone_radio import RadioMapNorm
 from .checks_radio import Resolution
 from .configuration_radio import RadioConfig
-from .heads_radio import ObjectsOfViews, RadioTaskModel, count_classes, fit_whole, require_pixels
+from .heads_radio import ObjectsOfViews, RadioTaskModel, count_classes, fit_whole, require_pixels, with_patches
 from .inputs_radio import StatesWanted, WindowSize, check_call_arguments
 from .modeling_radio import WHOLE_PARTS
 from .outputs_radio import to_map
@@ -458,6 +458,7 @@ class RadioForObjectDetection(RadioDetectionModel):
         """Find objects in several views of each image, and keep one box for each object.
 
         With tiles it also views the whole image, at the number of pixels of a tile, for objects larger than a tile.
+        Images that are too small for a patch for each query are enlarged.
 
         Args:
             pixel_values: As in `forward`; with tiles of any size that is a multiple of the patch.
@@ -473,6 +474,8 @@ class RadioForObjectDetection(RadioDetectionModel):
         """
         require_pixels(pixel_values)
         chosen, found = ViewOptions(**options), ObjectsOfViews(nms_threshold)
+        if chosen.tile_size is not None:
+            pixel_values = with_patches(self.config, pixel_values, chosen.tile_size)
         views = list(chosen.take(self.config, pixel_values))
         if chosen.tile_size is not None and len(views) > 1:
             whole = fit_whole(self.config, pixel_values, chosen.tile_size)

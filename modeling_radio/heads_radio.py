@@ -20,7 +20,7 @@ from transformers.models.dpt.modeling_dpt import DPTDepthEstimationHead, DPTNeck
 from transformers.processing_utils import Unpack
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
-from .checks_radio import Resolution, check_choice
+from .checks_radio import Resolution, check_choice, nearest_multiple
 from .configuration_radio import RadioConfig
 from .inputs_radio import StatesWanted, WindowSize, check_call_arguments
 from .modeling_radio import ADAPTORS, IGNORED_KEYS, WHOLE_PARTS, RadioPreTrainedModel, build_network
@@ -30,6 +30,8 @@ from .post_processing_radio import IGNORED_CLASS, reading_of
 from .views_radio import View, ViewOptions, resized
 
 
+ENLARGEMENT = 1 / 16
+"""Our choice: steps in which small images are enlarged, as shares of their sides."""
 CUT_SHARE = 0.01  # our choice: a box that ends within this share of a tile's side from an inner edge is cut off
 
 
@@ -113,13 +115,36 @@ def mean_of_probabilities(logits: Sequence[Tensor], config: RadioConfig) -> Tens
 
 
 def fit_whole(config: RadioConfig, pixel_values: Tensor, tile_size: int) -> Tensor:
-    """Shrink images to about as many pixels as a tile has.
+    """Shrink images to about as many pixels as a tile has, and to as many patches as a detector needs.
 
-    A detector needs as many patches as it has queries. A long image that is only as wide as a tile has too few.
+    A long image that is only as wide as a tile has too few.
     """
     height, width = pixel_values.shape[-2:]
     factor = min(1.0, tile_size / (height * width) ** 0.5, config.largest_side / max(height, width))
-    return resized(pixel_values, config.nearest_resolution(round(height * factor), round(width * factor)))
+    whole = resized(pixel_values, config.nearest_resolution(round(height * factor), round(width * factor)))
+    return with_patches(config, whole, config.largest_side)
+
+
+def with_patches(config: RadioConfig, pixel_values: Tensor, tile_size: int) -> Tensor:
+    """Enlarge images, in small steps, until a tile has a patch for each query of a detector.
+
+    Args:
+        config: Configuration of the detector.
+        pixel_values: `(batch, channels, height, width)`.
+        tile_size: Side of the tiles in pixels; a tile covers a shorter side in full.
+
+    Returns:
+        The images, as they are if a tile has enough patches, or even a whole one has too few.
+    """
+    height, width = pixel_values.shape[-2:]
+    needed, size, factor = config.detection_num_queries * config.patch_size**2, Resolution(height, width), 1.0
+    if tile_size**2 < needed:
+        return pixel_values
+    while min(size.height, tile_size) * min(size.width, tile_size) < needed:
+        factor += ENLARGEMENT
+        largest = int(factor * max(height, width)) + config.resolution_step
+        size = nearest_multiple(height * factor, width * factor, config.resolution_step, largest)
+    return pixel_values if size == (height, width) else resized(pixel_values, size)
 
 
 def require_pixels(pixel_values: Any) -> Resolution:

@@ -230,7 +230,7 @@ class _PredictedPart:
         read = [read_image(self.split, image) for image in batch.images]
         images = [image for image in read if isinstance(image, Image.Image)]
         small = images if self.answering.tiles is not None else [reduced(image) for image in images]
-        answers = zip(self.answering(small) if small else [], small, strict=True)
+        answers = zip(self._answers(small), small, strict=True)
         for name, image in zip(batch.ids, read, strict=True):
             name = f"{self.of_split}{name}"
             if not isinstance(image, Image.Image):
@@ -243,6 +243,15 @@ class _PredictedPart:
             answer = at_size(answer, answered.size, image.size)
             size = {"width": image.width, "height": image.height}
             yield {"image": name, **size, **answer.values, **self._stored(name, answer)}
+
+    def _answers(self, images: list[Image.Image]) -> list[Answer]:
+        """Return the answers, an error for an image that the model refuses."""
+        try:
+            return self.answering(images) if images else []
+        except ValueError as error:
+            if len(images) == 1:
+                return [Answer({"error": str(error)})]
+        return [self._answers([image])[0] for image in images]
 
     def _stored(self, name: str, answer: Answer) -> dict[str, str]:
         if answer.image is None:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from sklearn.metrics import balanced_accuracy_score
 from torchmetrics.classification import (
     BinaryCalibrationError,
     MulticlassAccuracy,
@@ -44,12 +45,16 @@ def test_classes():
     options = {"num_classes": 5}
     metrics = {
         "accuracy": MulticlassAccuracy(average="micro", **options),
-        "balanced_accuracy": MulticlassAccuracy(average="macro", **options),
         "f1": MulticlassF1Score(average="macro", **options),
         "calibration_error": MulticlassCalibrationError(n_bins=15, **options),
     }
     expect(tally.compute(weights()), metrics, (logits / 2).softmax(1), labels)
+    for draw, images in enumerate((torch.arange(10), DRAWN)):
+        expected = balanced_accuracy_score(labels[images], logits[images].argmax(1))
+        assert float(tally.compute(weights())["balanced_accuracy"][draw]) == pytest.approx(expected)
     counts = labels.bincount(minlength=5)
+    assert counts[4] == 0  # of no image, but of some answers
+    assert (logits.argmax(1) == 4).any()
     assert tally.by_class()["images"].tolist() == counts.tolist()
     assert tally.by_class()["f1"].isnan().tolist() == (counts == 0).tolist()
     assert tally.constant()["accuracy"] == pytest.approx(float(counts.max() / 10))

@@ -205,6 +205,39 @@ def test_one_image_that_overflows_leaves_the_others_of_its_batch(save_tuned):
     assert Answering(opened)(images) == [expected[0], NOT_FINITE, expected[2]]
 
 
+def test_an_image_that_the_model_refuses_is_an_error_of_its_own(save_tuned, photographs, tmp_path, monkeypatch):
+    class Picky(Answering):
+        def __call__(self, images):
+            if (64, 64) in [image.size for image in images]:
+                raise ValueError("no squares")
+            return super().__call__(images)
+
+    monkeypatch.setattr(module, "Answering", Picky)
+    checkpoint = str(save_tuned(RadioForImageClassification))
+    done = predict_all(PredictSettings(checkpoint=checkpoint, data=str(photographs), output=tmp_path / "x"))
+    assert done.num_images == 3
+    assert answers(tmp_path / "x")["a/2.png"] == {"image": "a/2.png", "error": "no squares"}
+
+
+@needs_heads
+def test_tiles_of_small_and_narrow_images_have_a_patch_for_each_query(save_tuned, tmp_path):
+    checkpoint = str(save_tuned(RadioForObjectDetection, **TINY_DETECTOR))
+    sizes = [(50, 40), (30, 300), (300, 30), (1, 1), (200, 150)]
+    (tmp_path / "data").mkdir()
+    for number, size in enumerate(sizes):
+        Image.new("RGB", size, "red").save(tmp_path / "data" / f"{number}.png")
+    options = {"checkpoint": checkpoint, "data": str(tmp_path / "data"), "threshold": 0.0}
+    done = predict_all(PredictSettings(**options, output=tmp_path / "x", tile_size=64))
+    assert (done.num_images, done.skipped) == (5, [])
+    for (width, height), row in zip(sizes, answers(tmp_path / "x").values(), strict=True):
+        assert row["objects"]
+        for each in row["objects"]:
+            assert 0 <= each["box"][0] <= each["box"][2] <= width + 0.01
+            assert 0 <= each["box"][1] <= each["box"][3] <= height + 0.01
+    with pytest.raises(ValueError, match="`tile_size`"):
+        predict_all(PredictSettings(**options, output=tmp_path / "y", tile_size=32))
+
+
 def test_a_run_goes_on_and_streams(save_tuned, photographs, tmp_path, monkeypatch):
     checkpoint = save_tuned(RadioForImageClassification)
     for number in range(3):

@@ -22,7 +22,7 @@ from modeling_radio.checks_radio import Resolution
 from modeling_radio.data.labeled.images import LABELS, LabeledImages
 from modeling_radio.figures.style import INK
 from modeling_radio.heads_radio import ProblemType
-from modeling_radio.metrics.tallies import THRESHOLD
+from modeling_radio.metrics.tallies import THRESHOLD, ClassTally
 from modeling_radio.tokenizer import open_tokenizer
 from modeling_radio.tuning.data import Sample, choose_weights
 from modeling_radio.tuning.settings import BALANCED, FinetuneSettings
@@ -104,17 +104,7 @@ class ClassificationTask(FinetuningTask):
         return outputs.logits.float(), batch["labels"]
 
     def build_score(self) -> Score:
-        from torchmetrics import MetricCollection
-        from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
-
-        options = {"num_classes": len(self.class_names), "sync_on_compute": False}
-        return MetricCollection(
-            {
-                "accuracy": MulticlassAccuracy(average="micro", **options),
-                "balanced_accuracy": MulticlassAccuracy(average="macro", **options),
-                "f1": MulticlassF1Score(average="macro", **options),
-            }
-        )
+        return ClassScore(len(self.class_names))
 
     def evidence(self, predictions: Tensor, references: Tensor) -> Evidence:
         shares, num_classes = predictions.softmax(dim=1), len(self.class_names)
@@ -146,6 +136,30 @@ class ClassificationTask(FinetuningTask):
         ax.barh(names[::-1], best.values.tolist()[::-1], color=colors[::-1])
         ax.set_xlim(0, 1)
         ax.tick_params(labelsize=6)
+
+
+class ClassScore:
+    """Accuracy, balanced accuracy and F1, as `radio evaluate` has them.
+
+    Args:
+        num_classes: Number of classes.
+    """
+
+    def __init__(self, num_classes: int):
+        self.tally = ClassTally(num_classes)
+
+    def update(self, predictions: Tensor, references: Tensor) -> None:
+        """Add a batch: logits, `(batch, num_classes)`, and ids."""
+        self.tally.add(predictions.cpu(), references.cpu())
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return the three scores."""
+        scores = self.tally.once()
+        return {name: torch.tensor(scores[name]) for name in ("accuracy", "balanced_accuracy", "f1")}
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self.tally = ClassTally(self.tally.num_classes)
 
 
 def binary_cross_entropies(logits: Tensor, targets: Tensor, class_weights: Sequence[float] | None) -> Tensor:

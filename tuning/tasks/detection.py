@@ -181,8 +181,12 @@ class DetectionTask(FinetuningTask):
         return predictions, F.pad(references, (0, 0, 0, 1), value=NO_OBJECT)  # processes cannot gather empty tensors
 
     def predicted_objects(self, outputs: Any) -> list[dict[str, Tensor]]:
-        """Return `boxes` (as in rows), `labels` and `scores` of each image, `(num_queries, ...)`."""
-        return self.processor.post_process_object_detection(outputs, threshold=-1.0)
+        """Return `boxes` (as in rows), `labels` and `scores` of each image, `(num_queries, ...)`.
+
+        Those that tiles dropped, whose score is 0, have the label `NO_OBJECT`.
+        """
+        found = self.processor.post_process_object_detection(outputs, threshold=-1.0)
+        return [{**each, "labels": each["labels"].masked_fill(each["scores"] == 0, NO_OBJECT)} for each in found]
 
     def true_objects(self, label: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the labeled objects of an image in that layout, `(num_objects, ...)`, with score 1."""
@@ -205,9 +209,10 @@ class DetectionTask(FinetuningTask):
         self._draw_objects(ax, image, reference[reference[:, 4] != NO_OBJECT])
 
     def draw_prediction(self, ax: Axes, image: Tensor, prediction: Tensor, reference: Tensor) -> None:
-        scores = prediction[:, 5]
-        self._draw_objects(ax, image, prediction[scores >= min(SHOWN_SCORE, scores.max())])
-        if scores.max() < SHOWN_SCORE:
+        prediction = prediction[prediction[:, 4] != NO_OBJECT]
+        best = max(prediction[:, 5].tolist(), default=0.0)
+        self._draw_objects(ax, image, prediction[prediction[:, 5] >= min(SHOWN_SCORE, best)])
+        if best < SHOWN_SCORE:
             words = {"fontsize": 5, "color": "white", "backgroundcolor": "black", "ha": "center"}
             ax.text(0.5, 0.02, f"the most certain; nothing above {SHOWN_SCORE}", transform=ax.transAxes, **words)
 

@@ -159,6 +159,19 @@ def test_average_precision_by_hand(detection):
     assert "map" not in score.compute()  # nothing to find, nothing to score
 
 
+def test_boxes_that_tiles_dropped_are_not_scored(detection):
+    truth = {"class_labels": torch.tensor([1, 0]), "boxes": torch.tensor([[0.25, 0.5, 0.5, 1.0], [0.8, 0.5, 0.2, 0.4]])}
+    logits = torch.full((1, 2, 3), -torch.inf)
+    logits[0, 0, 1] = 5.0  # the second object has a right box alone, and that was dropped
+    outputs = SimpleNamespace(pred_boxes=truth["boxes"][None], logits=logits)
+    predictions, references = detection.compare(outputs, {"labels": [truth]})
+    assert sorted(predictions[0, :, 4].tolist()) == [NO_OBJECT, 1]
+    score = detection.build_score()
+    score.update(predictions, references)
+    assert score.compute()["mar_100"] == pytest.approx(0.5)
+    assert len(detection.evidence(predictions, references).ranking.scores) == 1
+
+
 def test_references_have_the_rows_of_the_fullest_image(detection):
     outputs = SimpleNamespace(pred_boxes=torch.rand(2, 9, 4), logits=torch.randn(2, 9, 3))
     labels = [{"class_labels": torch.arange(count), "boxes": torch.rand(count, 4)} for count in (1, 3)]
