@@ -178,7 +178,7 @@ def build_rank(distiller: Distiller, num_ranks: int, patch_size: int, operations
         distiller: Distiller of a recipe for the images of `write_images`.
         num_ranks: Number of ranks of the whole run.
         patch_size: The student's patch in pixels.
-        operations: As of `BatchPlan`.
+        operations: See `BatchPlan`.
     """
     plan = BatchPlan(distiller.recipe, NUM_IMAGES // 2, 0, num_ranks, patch_size=patch_size, operations=operations)
     with patch.object(inputs, "plan_batches", lambda *_: plan):

@@ -146,8 +146,8 @@ def recipe_of(variant: Variant, folder: Path, device: str, is_small: bool) -> Re
     Args:
         variant: The variant.
         folder: Folder with the images; gets configurations of narrow teachers.
-        device: As of `measure`.
-        is_small: As of `measure`.
+        device: See `measure`.
+        is_small: See `measure`.
     """
     changes = [f"data.source={folder / 'images'}", *(SMALL if is_small else ())]
     stage = last_stage(load_recipe(variant.recipe, changes))

@@ -142,7 +142,7 @@ def recorded_command(name: str, settings: Settings, positionals: Sequence[str] =
     """Return `typed_command`, or where Python called a command that has the same settings.
 
     Args:
-        name: For example "radio finetune".
+        name: Its name, such as "radio finetune".
         settings: The settings.
         positionals: Fields without a flag.
     """
@@ -222,8 +222,8 @@ class Command(Generic[S]):
     mapping has no flag, but `field.key=value`.
 
     Args:
-        name: For example "radio finetune"; begins its messages.
-        description: For `--help`.
+        name: Its name, such as "radio finetune"; begins its messages.
+        description: Text of `--help`.
         settings: Class of the options.
         positionals: Fields without a flag; the last may be a list, or have a default.
         changes: Class of what `section.field=value` changes where the settings have a field `changes`: a recipe.

@@ -371,7 +371,7 @@ def check_run_folder(output: Path, command: str) -> None:
 
     Args:
         output: Folder of a run.
-        command: For example "radio distill".
+        command: Name of the command, such as "radio distill".
 
     Raises:
         ValueError: If it holds something else.

@@ -69,7 +69,7 @@ def apart() -> Iterator[None]:
     """Mark work that the other ranks do at another time, or not at all: an exchange within the context raises at once.
 
     Raises:
-        RuntimeError: For an exchange, also in a single process. Several ranks would wait for each other forever.
+        RuntimeError: If ranks exchange something, also in a single process: several would wait for each other forever.
     """
     token = _is_apart.set(True)
     try:
@@ -141,7 +141,7 @@ def device_of_process(name: str | None = None) -> torch.device:
     """Return the device of this process, which joins the others where a launcher started several.
 
     Args:
-        name: As of `find_device`; of several processes as of `runs_on_cpu`.
+        name: See `find_device`; for several processes see `runs_on_cpu`.
 
     Raises:
         ValueError: As `joining`, or for another device.
@@ -167,7 +167,7 @@ def runs_on_cpu(name: str | None) -> bool:
         name: "cpu", or the first GPU; None for a GPU, if there is one.
 
     Raises:
-        ValueError: For another GPU.
+        ValueError: If it is another GPU.
     """
     if name is None:
         return not torch.accelerator.is_available()

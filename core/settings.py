@@ -82,7 +82,7 @@ class Setting(NamedTuple):
     """One line of a list of settings.
 
     Attributes:
-        path: For example `optimizer.learning_rate` or `teachers.NAME.kind`.
+        path: Path of a field, such as `optimizer.learning_rate` or `teachers.NAME.kind`.
         field: Its declaration.
         text: Its description in the docstring.
     """
@@ -442,7 +442,7 @@ class Settings(BaseModel):
 
 
 def _existing_device(name: str | None) -> str | None:
-    """Return the name of a device, checked as of `find_device`."""
+    """Return the name of a device that `find_device` accepts."""
     if name is not None:
         from modeling_radio.core.machine import find_device  # imports torch, for which `--help` need not wait
 

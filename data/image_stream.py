@@ -205,7 +205,7 @@ class EndlessSource:
         Args:
             number: Number of the pass.
             turns: Numbers of the parts that have rows left, the next one first.
-            positions: For each part the number of finished pieces, and of the rows that were read of the next one.
+            positions: Progress in each part: number of finished pieces, and of rows that were read of the next one.
         """
         self.number_of_pass, self._num_read, self._num_usable = number, 0, 0
         self._copies_left = self._num_given = 0

@@ -100,7 +100,7 @@ def run_demo(recipe: Recipe, output: Path, seeds: Sequence[int], command: str, d
         output: Folder for everything; with several seeds each has a subfolder `seed-N`.
         seeds: One run each.
         command: Named in the results file.
-        device: Device of the training, as of `build_accelerator`; all else runs on the CPU.
+        device: Device of the training (see `build_accelerator`); all else runs on the CPU.
 
     Returns:
         The measurements of all seeds, also written to `results.json`.

@@ -202,7 +202,7 @@ def most_salient_positions(foreground: Tensor) -> list[tuple[int, int]]:
     """Return row and column of the most salient patch in the middle of each image.
 
     Args:
-        foreground: `(num_images, rows, cols)`, as of `foreground_map`.
+        foreground: `(num_images, rows, cols)` (see `foreground_map`).
     """
     padding = NEIGHBORHOOD // 2
     smooth = F.avg_pool2d(foreground[:, None], NEIGHBORHOOD, 1, padding, count_include_pad=False)[:, 0]

@@ -77,7 +77,7 @@ class Drawing:
 
     @property
     def narrow_uri(self) -> str | None:
-        """That for phones as a data URI."""
+        """The icon for phones as a data URI."""
         return None if self.narrow is None else _uri(self.narrow, self.kind)
 
     @classmethod

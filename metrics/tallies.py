@@ -222,7 +222,7 @@ class PixelTally(Tally):
 
     Args:
         num_classes: Number of classes.
-        ignore_index: As of `ConfusionMatrix`.
+        ignore_index: See `ConfusionMatrix`.
     """
 
     constant_name = "always the most frequent class"

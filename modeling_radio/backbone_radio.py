@@ -110,7 +110,7 @@ class RadioBackbone(NewHeadReport, BackboneMixin, RadioPreTrainedModel):
 
         Args:
             pixel_values: RGB images in [0, 1], `(batch, channels, height, width)`, sides multiples of the patch; other
-                arguments as of `RadioTaskModel`.
+                arguments are those of `RadioTaskModel`.
 
         Returns:
             `BackboneOutput` with one map `(batch, channels, rows, cols)` per name in `out_features`. Without

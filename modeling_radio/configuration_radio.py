@@ -903,7 +903,7 @@ class AdaptorFields(TrunkFields):
         """Return the adaptor of a name.
 
         Args:
-            name: For example `"siglip2-g"`.
+            name: Name of the teacher, such as `"siglip2-g"`.
             argument: Argument that holds that name, as the user wrote it; the message begins with it.
 
         Raises:
@@ -1045,7 +1045,7 @@ class RadioConfig(DetectionFields, HeadFields, MapFields, TextFields, PreTrained
         """Return the configuration of a published architecture, or of one of our small ones.
 
         Args:
-            name: For example `"c-radio_v4-h"`; `RadioConfig.presets` lists all.
+            name: Name such as `"c-radio_v4-h"`; `RadioConfig.presets` lists all.
             overrides: Fields to change, for example `vitdet_window_size=8`.
 
         Returns:
@@ -1256,7 +1256,7 @@ register_parts(RadioConfig)
 
 
 def check_file(values: Mapping[str, Any]) -> None:
-    """Refuse what transformers would take from a parsed `config.json` without a look at it.
+    """Refuse values of a parsed `config.json` that transformers would take without a check.
 
     Raises:
         ValueError: If a field of transformers' own is of another kind than it takes, or names kernels of a Hub

@@ -812,7 +812,7 @@ class PixelProcessor(TorchvisionBackend):
         return cls(**{**settings, **overrides})
 
     def preprocess(self, *inputs: Any, **settings: Any) -> BatchFeature:
-        """Return the model's inputs; arguments as of the base class."""
+        """Return the model's inputs; arguments are those of the base class."""
         # transformers' validation knows sizes as the user writes them, but not as a processor holds them.
         settings = {name: plain_size(value) for name, value in settings.items()}
         with errors_by_name(self.valid_kwargs, settings):
@@ -974,7 +974,7 @@ class RadioImageProcessor(PostProcessing, PixelProcessor):
         masks_path: str | Path | None,
         **settings: Any,
     ) -> BatchFeature:
-        """Read images, resize and join them, and bring labels to their geometry; arguments as of `preprocess`."""
+        """Read, resize and join images, and bring labels to their geometry; arguments are those of `preprocess`."""
         read = self._prepare_image_like_inputs(images, **settings)
         resized = self._resize_all(read, settings)
         inputs = BatchFeature(data=join_images(resized, settings), tensor_type=settings["return_tensors"])

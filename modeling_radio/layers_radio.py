@@ -331,7 +331,7 @@ class RadioPatchGenerator(RadioLearnedTokens):
     grid, so that the network meets every scale; in evaluation the table is resized to the longer side of the grid and
     cropped top-left.
 
-    Shapes of `forward`: patches `(batch, rows * cols, channels * patch * patch)` as of `split_patches`, their rows and
+    Shapes of `forward`: patches `(batch, rows * cols, channels * patch * patch)` (see `split_patches`), their rows and
     columns, and in training the numbers of `sample_positions` (`None` takes them from torch's global generator), to
     tokens `(batch, prefix + rows * cols, hidden)`; or all patches of a pack, `(total_patches, ...)`, to its sequence.
     With `temporal` the patches are of several frames each, their channels one frame after the other. Without rows and

@@ -427,7 +427,7 @@ patch generator are used), the architecture's own constants; what E-RADIO's posi
 RADIO1D's counter of steps, and what chose its number of tokens in training."""
 # A text tower is for the zero-shot model alone.
 IGNORED_KEYS = [UNUSED_KEYS, r"^text_tower\.", r"^logit_(scale|bias)$"]
-# Classes of modules that join tensors of different parts of theirs, which must lie on one device.
+# Classes of modules that join the outputs of several of their parts, which must lie on one device.
 _PARTS = (
     "RadioBlock RadioPatchGenerator RadioPatchMerging Radio1dDecoder RadioHeadMLP EradioConvolutions "
     "EradioAttentionBlock EradioNeck NavitBlock NavitPatches NavitPool WrappedTrunk"
@@ -771,7 +771,7 @@ class ImageFeatures(RadioPreTrainedModel):
         output_attentions: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
-        """Encode images as CLIP's class does; arguments as of `forward`.
+        """Encode images as CLIP's class does; arguments are those of `forward`.
 
         Returns:
             `pooler_output` `(batch, config.projection_dim)`: the summary of adaptor `config.text_adaptor`, which is in

@@ -458,7 +458,7 @@ class RadioWordSegmentationPipeline(AnySizeBatches, _WordMaps):
     Each pixel goes to the nearest word, so name what is around too. Options, of the pipeline or of a call:
 
     - `candidate_labels`: words, in a list or with commas between them.
-    - `templates`: prompts with the placeholder `{}`, as of `embed_classes`.
+    - `templates`: prompts with the placeholder `{}` (see `embed_classes`).
     - `threshold`: pixels whose word is less probable than this are in no mask; by default 0.
     - those of `segment`: `source` (by default the model's `usual_dense_source`), `window_size`, and RADSeg's steps
       `scra`, `scga`, `sliding`, `denoising` and `sam`.

@@ -118,7 +118,7 @@ def attend_recursively(attention: RadioAttention, hidden_states: Tensor, scaling
     follows.
 
     Args:
-        attention: That of the last block.
+        attention: Attention layer of the last block.
         hidden_states: Its normed input.
         scaling: Factor on the cosines.
     """

@@ -178,7 +178,7 @@ def attach_to_sam3(
         sam3_model: Transformers' `Sam3Model`, `Sam3TrackerModel`, `Sam3TrackerVideoModel` or `Sam3VideoModel`. It is
             changed; its own trunk is let go.
         radio: RADIO with an adaptor for SAM3. Its weights are shared.
-        adaptor_name: That adaptor.
+        adaptor_name: Name of that adaptor.
         window_size: ViTDet window in tokens, as in `RadioModel.forward`; `None` takes `vitdet_window_size` of RADIO.
 
     Returns:

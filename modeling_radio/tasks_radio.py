@@ -186,7 +186,7 @@ def task_of(architectures: Sequence[str] | None, auto_map: Mapping[str, object] 
 
 
 def pipeline_of(architectures: Sequence[str] | None, auto_map: Mapping[str, object] | None = None) -> str:
-    """Return the pipeline that a folder is for; arguments as of `task_of`."""
+    """Return the pipeline that a folder is for; arguments are those of `task_of`."""
     task = task_of(architectures, auto_map)
     return FEATURE_EXTRACTION if task is None else task.pipeline
 

@@ -89,7 +89,7 @@ class Tiles:
         """Return maps of the image, each `(batch, channels, rows, cols)`; those of a single tile as they are.
 
         Args:
-            run: As of `strips`.
+            run: See `strips`.
 
         Raises:
             ValueError: As `strips`.
@@ -237,7 +237,7 @@ class ViewOptions:
 
         Args:
             config: The model's configuration, which limits the sizes.
-            pixel_values: As of `take`.
+            pixel_values: See `take`.
             run: Returns the map of images, with their height and width.
 
         Raises:

@@ -588,7 +588,7 @@ class RadioForZeroShotImageClassification(TextFeatures, ImageFeatures):
 
     @property
     def base_model(self) -> RadioModel:
-        """As of every model; its `get_text_features` is that of this model."""
+        """The backbone, as in every model; its `get_text_features` is that of this model."""
         base = super().base_model
         object.__setattr__(base, "_text_tower", self)  # not a submodule
         return base
@@ -718,7 +718,7 @@ class RadioForZeroShotImageClassification(TextFeatures, ImageFeatures):
 
         Args:
             tokenizer: The folder's.
-            class_names: For example `["tabby cat", "goldfish"]`.
+            class_names: Names such as `["tabby cat", "goldfish"]`.
             templates: Prompts with the placeholder `{}`; `zero_shot_radio` has `PLAIN_TEMPLATES`, `SIMPLE_TEMPLATES`
                 and `OPENAI_TEMPLATES`.
             batch_size: Prompts per forward pass of the tower.

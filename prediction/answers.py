@@ -225,7 +225,7 @@ def with_boxes_of(answer: Answer, old: tuple[int, int], new: tuple[int, int]) ->
 
 
 def at_size(answer: Answer, old: tuple[int, int], new: tuple[int, int]) -> Answer:
-    """Return an answer for the image at another size; arguments as of `with_boxes_of`."""
+    """Return an answer for the image at another size; arguments are those of `with_boxes_of`."""
     if old == new:
         return answer
     values, image = with_boxes_of(answer, old, new), answer.image

@@ -107,7 +107,7 @@ def check_output(data: str, output: Path, name: str) -> None:
     """Refuse a folder of answers that another command wrote, or that lies in the data.
 
     Args:
-        data: Images, as of `PredictSettings`.
+        data: Images (see `PredictSettings`).
         output: Folder of the answers.
         name: Name of the command.
 

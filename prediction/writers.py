@@ -108,4 +108,4 @@ WRITERS: dict[str, dict[str, Callable[[StoredAnswers, Path], None]]] = {
     SEGMENTS: {LINES: write_lines, TABLE: write_table},
     DEPTH: {LINES: write_lines, TABLE: write_table},
 }
-"""For each kind of answer the names of its files, and the function that writes each to a path."""
+"""Names of the files of each kind of answer, and the function that writes each to a path."""

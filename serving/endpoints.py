@@ -120,7 +120,7 @@ class PredictEndpoint:
 
     Args:
         opened: A tuned model, or one with a text tower.
-        threshold: As of `Answering`.
+        threshold: See `Answering`.
         limits: Limits of images.
         max_batch: Images in one pass.
         max_wait: Seconds that a batch waits for more images.

@@ -67,7 +67,7 @@ def run_study(opened: OpenedStudy, output: Path, num_jobs: int, device: str | No
         opened: The study.
         output: Folder of the runs, each `ARM/seed-N`; runs that were stopped there go on.
         num_jobs: Runs side by side, each in a process of its own with one thread.
-        device: As of `build_accelerator`; measured on the CPU.
+        device: See `build_accelerator`; measured on the CPU.
 
     Raises:
         RecipeError: If existing raw results are of other recipes or images.

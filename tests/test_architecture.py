@@ -315,7 +315,8 @@ def test_no_type_is_defined_twice():
     assert not {name: where for name, where in places.items() if len(where) > 1}
 
 
-UNCLEAR_START = re.compile(r'^ +\*{0,2}\w+: (?:How|Of|What|Which)\b.*|"""(?:How|Of|What|Which)\b.*', re.MULTILINE)
+_OPENINGS = "(?:How|Of|What|Which|For|That|In which|As of)"
+UNCLEAR_START = re.compile(rf'^ +\*{{0,2}}\w+: {_OPENINGS}\b.*|"""{_OPENINGS}\b.*', re.MULTILINE)
 
 
 def test_docs_begin_with_a_noun_or_a_verb():

@@ -324,7 +324,7 @@ def damaged_rows(tables: Tables) -> dict[str, dict[int, tuple[str, str]]]:
     """Return the rows of tables whose images cannot be decoded, by split, each with the name of its image and why.
 
     Args:
-        tables: As of `readable_tables`.
+        tables: See `readable_tables`.
     """
     damaged = {}
     for split, table in tables.items():
@@ -360,7 +360,7 @@ def readable_tables(tables: Tables, damaged: Mapping[str, Mapping[int, tuple[str
 
     Args:
         tables: Tables by split, with images in the column `image`.
-        damaged: Rows that are left out too, as of `damaged_rows`.
+        damaged: Rows that are left out too (see `damaged_rows`).
 
     Raises:
         ValueError: If a split has no other images.

@@ -256,7 +256,7 @@ class PatchTextModel(TextModel, FeatureModel, Protocol):
 
         Args:
             pixels: Preprocessed images, as for `encode`.
-            vocabularies: Each as of `embed_classes`.
+            vocabularies: Vectors of the texts of each, see `embed_classes`.
             source: See `RadioForZeroShotImageClassification.segment`.
             options: RADSeg's steps, arguments of the same method; those that are not given keep its defaults.
         """
@@ -292,7 +292,7 @@ class RadioTextFeatures(RadioFeatures):
     def segment(
         self, pixels: Tensor, vocabularies: Sequence[Tensor], source: DenseSource, options: Mapping[str, Any]
     ) -> list[Tensor]:
-        """Return similarities of patches and texts, as of `PatchTextModel`."""
+        """Return similarities of patches and texts (see `PatchTextModel`)."""
         model = self._text_tower()[0]
         steps: dict[str, Any] = {"scra": "auto", "scga": SCALING, "sliding": SLIDING, "denoising": DENOISING, **options}
         denoising = steps.pop("denoising")

@@ -111,7 +111,7 @@ def measure_concept_segmentation(evaluation: Evaluation) -> list[Measurement]:
 
 
 def counts_of(phrase: Phrase, masks: Tensor) -> Tensor:
-    """Return the counts of a phrase's predicted masks, as of `concept_counts`.
+    """Return the counts of a phrase's predicted masks (see `concept_counts`).
 
     Raises:
         ValueError: If the phrase's masks are no run lengths.

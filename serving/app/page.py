@@ -180,11 +180,11 @@ class App:
 
     Args:
         checkpoint: Folder or Hub id.
-        device: As of `open_model`.
-        dtype: As of `open_model`.
-        num_global: As of `open_model`.
+        device: See `open_model`.
+        dtype: See `open_model`.
+        num_global: See `open_model`.
         title: Title of the page; None takes the end of the checkpoint's name.
-        base: As of `open_model`.
+        base: See `open_model`.
 
     Raises:
         ValueError: As `open_model`; its methods raise it for input that the message names.
@@ -257,7 +257,7 @@ class App:
     def encode(
         self, pixels: Tensor, window: WindowSize, adaptors: Sequence[str] = ()
     ) -> tuple[dict[str, Tensor], float]:
-        """Return dense maps of the backbone and of adaptors as of `Pass`, and milliseconds of the pass."""
+        """Return dense maps of the backbone and of adaptors (see `Pass`), and milliseconds of the pass."""
         start = _now(pixels.device)
         output = self.opened.backbone(
             pixels, window_size=window, adaptor_names=list(adaptors), feature_format="NCHW", return_dict=True

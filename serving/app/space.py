@@ -98,7 +98,7 @@ def write_space(
         folder: Written atomically, in place of an older one.
         checkpoint: Folder, which is copied, or Hub id, which is opened there.
         dtype: Type that the model computes in.
-        num_global: As of `open_model`.
+        num_global: See `open_model`.
         examples: Photographs, which are encoded anew without EXIF data.
         base: An adapter's base: RADIO folder, which is copied, or Hub id; see `check_parts`.
 

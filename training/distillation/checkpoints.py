@@ -345,7 +345,7 @@ def warn_of_other_data(checkpoint: Path, saved: str, now: str) -> None:
     Args:
         checkpoint: Folder of the checkpoint, for the message.
         saved: The fingerprint of its data.
-        now: That of this session's.
+        now: Recipe of this session.
     """
     if saved == now:
         return

@@ -224,7 +224,7 @@ class HeldOutMetrics:
     Args:
         images: uint8 RGB, `(num_images, 3, side, side)`.
         views: The sizes.
-        teachers: For each size those that are compared with, by name.
+        teachers: Teachers that are compared with, by size and name.
         accelerator: Its main process computes the numbers; others only run the network along.
     """
 

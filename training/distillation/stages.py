@@ -34,7 +34,7 @@ def run_recipe(
         stop_at: End the session with a checkpoint after this many steps, counted over all stages.
         deadline: Second of `time.monotonic` after which the session ends with a checkpoint; None for no limit.
         allowed_changes: Settings, or sections, in which the recipe may differ from that of the checkpoints.
-        device: As of `build_accelerator`.
+        device: See `build_accelerator`.
 
     Returns:
         The exported folder `final`, that of the last stage, or None if the run stopped before its end.

@@ -162,5 +162,5 @@ def _summary_term(learner: Learner, entry: TeacherRecipe, ours: Tensor, theirs: 
 
 
 def _of_batch(loss: Tensor, target: Target) -> Tensor:
-    """Return what the mean loss of a teacher's own images is in the mean over a batch."""
+    """Return the share of a teacher's mean loss over its own images in the mean over the batch."""
     return loss if target.images is None else loss * target.images.weight

@@ -53,8 +53,8 @@ class Throughput(StepHook):
 
         Args:
             num_steps: Number of these steps.
-            seconds: That they took.
-            data_seconds: In which this rank waited for data.
+            seconds: Time that they took.
+            data_seconds: Time in which this rank waited for data.
             own_seconds: Seconds of the last step before this rank waited for another.
 
         Returns:

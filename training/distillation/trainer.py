@@ -87,7 +87,7 @@ class Distiller:
         init_from: Folder to start from instead of `student.init_from`: the export of the stage before.
         deadline: `time.monotonic()` in seconds after which the session ends with a checkpoint; None for no limit.
         allowed_changes: Settings, or sections, in which the recipe may differ from the newest checkpoint's.
-        device: As of `build_accelerator`.
+        device: See `build_accelerator`.
 
     Raises:
         RecipeError: If the recipe names something unknown, or does not fit the output folder's checkpoints.

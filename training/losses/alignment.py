@@ -85,7 +85,7 @@ class Alignment(NamedTuple):
         overlaps: By rows and columns of a map of the student.
         seen: `(images, rows, cols)` bool: positions of the teacher's map that lie within both crops and the image; one
             image stands for all that are alike.
-        shift: `(images, 2)`, as of `of`.
+        shift: `(images, 2)` (see `of`).
 
     References:
         AM-RADIO 4 (the larger grid), https://arxiv.org/abs/2312.06709; C-RADIOv4 Eq 1 (shifts and overlap).
@@ -212,7 +212,7 @@ def _shows_image(extent: Tensor, grid: Sides, patches: Sides) -> Tensor:
     """Return `(images, rows, cols)` bool: the positions of a crop's map that show nothing but the image.
 
     Args:
-        extent: `(images, 2, 2)`, as of `Alignment.of`, in this crop.
+        extent: `(images, 2, 2)` (see `Alignment.of`), in this crop.
         grid: Rows and columns of the map.
         patches: The student's rows and columns of patches in a crop of this size.
     """

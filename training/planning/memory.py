@@ -20,7 +20,7 @@ STUDENT_BYTES = 20
 """Per parameter: weight, gradient, two moments of the optimizer and the moving average, all float32. Muon has only one
 moment of its matrices, so for Muon this is too much."""
 AVERAGE_BYTES = 4
-"""The part of `STUDENT_BYTES` for the moving average, in which auxiliary heads have no part."""
+"""Bytes of `STUDENT_BYTES` that the moving average takes; auxiliary heads have no average."""
 CAST_BYTES = HALF_BYTES
 """Per parameter: the copy that autocast makes in the forward pass and keeps for the backward pass; with FSDP also of
 the whole model."""
@@ -152,8 +152,8 @@ def fitting_parts(
         stage: The stage.
         num_gpus: Number of ranks.
         memory_gib: Memory of a GPU, of which `MEMORY_SHARE` may be filled.
-        operations: As of `BatchPlan`.
-        num_sharing: As of `memory_between_passes`.
+        operations: See `BatchPlan`.
+        num_sharing: See `memory_between_passes`.
     """
     ranks, patch_size = divide_ranks(stage.partitions, num_gpus), networks.student.patch_size
     auto = [each for each in stage.partitions if each.accumulation_steps == AUTO]

@@ -100,7 +100,7 @@ def deal_steps(
         stage: The stage.
         num_gpus: Number of ranks.
         patch_size: The student's patch in pixels.
-        operations: As of `BatchPlan`.
+        operations: See `BatchPlan`.
     """
     plan = BatchPlan(stage, None, num_ranks=num_gpus, patch_size=patch_size, operations=operations)
     return [plan.shapes_of_ranks(step) for step in range(NUM_STEPS)]
@@ -179,10 +179,10 @@ class StepTime(NamedTuple):
 
     Attributes:
         parts: By part of `SimulatedStep.flops`.
-        waiting: For the rank that has most.
+        waiting: Time in which ranks wait for the slowest one.
         exchange: Exchange of gradients, as if no part of it ran during the backward pass.
-        starts: In which the processor starts the kernels, beside the GPU's work.
-        data: That workers take to prepare the images, beside all else.
+        starts: Time in which the processor starts the kernels, while the GPU works.
+        data: Time in which workers prepare the images, while all else runs.
     """
 
     parts: dict[str, float]

@@ -321,7 +321,7 @@ class RecipeCommand(RecipeOptions):
     recipe: str = "demo"
 
     def load_recipe(self, *first: str) -> Recipe:
-        """Return the recipe with the changes; others may be made before them. Errors as of `read_recipe`."""
+        """Return the recipe with the changes; others may be made before them. Errors are those of `read_recipe`."""
         return self.read_recipe(self.recipe, *first)
 
 

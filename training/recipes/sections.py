@@ -101,7 +101,7 @@ class PartitionRecipe(NamedSection):
     """Images that are trained together, at one resolution per step or with a token budget. A step goes through all.
 
     Attributes:
-        name: For logs and random streams, for example "low".
+        name: Name in logs and random streams, such as "low".
         sizes_px: Student resolutions; each step draws one, or each image with a token budget.
         probabilities: Their probabilities; None for equal ones.
         batch_size: Images per step, over all ranks and accumulated parts, which get equal numbers of them up to one,

@@ -67,7 +67,7 @@ def in_faster_precision(recipe: Recipe) -> Recipe:
 def build_student(recipe: Recipe, teachers: Mapping[str, TeacherShape]) -> RadioModel:
     """Return a student with fresh weights, the same for the same seed; its projection of clips is frozen.
 
-    So are of a library's network `student.frozen_stages`, and what no output reads.
+    Of a library's network `student.frozen_stages`, and parts that no output reads, are frozen too.
 
     Args:
         recipe: The recipe.

@@ -97,7 +97,7 @@ class StudentOutput(NamedTuple):
     """Output of the student for a batch.
 
     Attributes:
-        backbone: For each group of images `(images, hidden, rows, cols)`.
+        backbone: Maps of each group of images, `(images, hidden, rows, cols)`.
         features: By adaptor, for each group `(images, feature_dim, rows, cols)`.
         summaries: By adaptor `(batch, summary_dim)`, or None.
     """

@@ -132,7 +132,7 @@ def build_accelerator(recipe: Recipe, output: Path, device: str | None = None) -
     Args:
         recipe: The recipe.
         output: Folder of the run.
-        device: As of `runs_on_cpu`.
+        device: See `runs_on_cpu`.
 
     Raises:
         ValueError: If the environment asks for FSDP of version 1, or lacks a variable of a launcher; as

@@ -15,7 +15,7 @@ class OwnImages(NamedTuple):
 
     Attributes:
         places: `(images,)` integers, their places in the batch.
-        groups: For each group of the batch with such images its number, and their places in it, `(images,)` integers.
+        groups: Number of each group of the batch with such images, and their places in it, `(images,)` integers.
         weight: Factor of the mean over these images. With it, means of parts and ranks, weighed as those of all images,
             add up to the mean over all images that the teacher sees.
     """
@@ -44,8 +44,8 @@ class Target(NamedTuple):
 
     Attributes:
         summary: `(batch, summary_dim)`, or None.
-        features: For each group of the batch `(images, feature_dim, rows, cols)`, not standardized.
-        alignments: For each group, where the student's maps and these show the same.
+        features: Maps of each group of the batch, `(images, feature_dim, rows, cols)`, not standardized.
+        alignments: Places in each group where the student's maps and these show the same.
         images: The images, and groups, that it is for; None for all of the batch.
     """
 
@@ -56,7 +56,7 @@ class Target(NamedTuple):
 
     @property
     def shown(self) -> list[Tensor] | None:
-        """For each group `(images, rows, cols)` bool: positions that show nothing but the image; None if all do."""
+        """Masks of each group, `(images, rows, cols)` bool: positions that only show the image; None if all do."""
         return [each.shown for each in self.alignments if each.shown is not None] or None
 
     def is_finite(self) -> bool:
@@ -69,12 +69,12 @@ class Example(NamedTuple):
     """Images of a batch and the teachers' outputs for them.
 
     Attributes:
-        pixel_values: For each group of the batch, `PlannedBatch.groups`, in [0, 1], `(images, channels, height,
+        pixel_values: Pixels of each group of the batch, `PlannedBatch.groups`, in [0, 1], `(images, channels, height,
             width)`; RGB unless the recipe has `data.num_channels`.
         targets: The outputs of teachers that see any of the images, by name.
         ema_pixels: Other crops for the student's moving average, as `pixel_values` and with the same changes of
             color; None in steps without a MESA loss.
-        ema_alignments: For each group, where the backbone's maps of the student and of its average show the same.
+        ema_alignments: Places in each group where the backbone's maps of the student and of its average show the same.
     """
 
     pixel_values: list[Tensor]

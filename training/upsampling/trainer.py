@@ -452,7 +452,7 @@ def measure(
         num_views: Views of each.
 
     Returns:
-        For each method one mapping for each image: squared errors by name of `MEASURES`, and `of_NAME`, their divisor
+        One mapping for each method and image: squared errors by name of `MEASURES`, and `of_NAME`, their divisor
         after the sum over images, for which predicting the mean has 1. Where the teacher runs at one size only, `views`
         alone.
     """

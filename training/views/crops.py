@@ -123,8 +123,8 @@ class CropsBatch(NamedTuple):
 
     Attributes:
         pixels: Pixels of all images, consumers and sizes, one after the other.
-        alignments: For neighbors of one grid, by consumer.
-        groups: For neighbors of one grid, by consumer that gets any of them: their number, and the shapes of an image.
+        alignments: Alignments of neighbors of one grid, by consumer.
+        groups: Number of neighbors of one grid, and the shapes of an image, by consumer that gets any of them.
     """
 
     pixels: Tensor

@@ -16,7 +16,7 @@ from modeling_radio.training.views.shapes import ImageShape, images_per_step
 
 
 DEALING = "by shape"
-"""Way in which images of packs are dealt to ranks and passes; checkpoints have it, since a run keeps to one way."""
+"""Version of the rule that deals images of packs to ranks and passes. Checkpoints store it: a run keeps its rule."""
 FEW_IMAGES = 4
 """Images of a rank in the mean below which its share of a pack is a run of shapes, which the last pack evens out. Our
 choice: with more, equal shares have few shapes, too, and passes need equally much memory."""
@@ -75,7 +75,7 @@ def cut_by_shape(costs: Sequence[float], shapes: Sequence[ImageShape], num_parts
         num_parts: Number of parts, of which the last ones may be empty.
 
     Returns:
-        For each part the indices of its images.
+        Indices of the images of each part.
     """
     order = [row for rows in _rows_by_shape(costs, shapes) for row in rows]
 
@@ -110,7 +110,7 @@ def share_by_shape(costs: Sequence[float], shapes: Sequence[ImageShape], loads: 
         loads: Cost that each part has already.
 
     Returns:
-        For each part the indices of its images.
+        Indices of the images of each part.
     """
     left, mean = _rows_by_shape(costs, shapes), _water_level(loads, sum(costs))
     parts, filled = [[] for _ in loads], list(loads)

@@ -103,7 +103,7 @@ def open_vit(source: str) -> VitTrunk | None:
     """Open a checkpoint of transformers or timm, by Hub id or from a folder.
 
     Args:
-        source: For example `facebook/dinov2-with-registers-base` or `timm:vit_small_patch16_dinov3.lvd1689m`.
+        source: Name such as `facebook/dinov2-with-registers-base` or `timm:vit_small_patch16_dinov3.lvd1689m`.
 
     Returns:
         Its trunk; None if `config.json` cannot be read or names another kind of model.
