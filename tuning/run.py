@@ -40,6 +40,7 @@ from modeling_radio.tuning.tasks import find_task
 from modeling_radio.tuning.tasks.base import TableExamples, build_examples, training_images
 from modeling_radio.tuning.trainer import (
     FinetuningTrainer,
+    batch_norms,
     diverged,
     ends_run,
     last_checkpoint,
@@ -111,8 +112,13 @@ class FinetuningRun:
         set_seed(self.settings.seed)
         self.model = build_model(self.config, self.task, self._report)
         self.num_trained, self.num_parameters = trained, total = count_parameters(self.model)
-        self.learning_rates = backbone, head = learning_rates(self.settings, self.config)
         self.linear_head = linear_head(self.model, self.task)
+        self.learning_rates = backbone, head = learning_rates(
+            self.settings,
+            self.config,
+            has_batch_norms=bool(batch_norms(self.model)),
+            is_solved=self.linear_head is not None,
+        )
         self.is_solved = self.linear_head is not None and not trains_backbone(self.model)
         rates = f"head {head:.2g}"
         if settings.tune != "head":

@@ -118,9 +118,10 @@ class ScheduleSettings(Settings):
         steps: Optimizer steps; overrides `epochs`.
         accumulation: Forward passes for each step.
         learning_rate: Peak of the backbone's last block or of the adapters; by default the task's, for a ViT-B 5e-5
-            or 5e-4 (boxes: 1e-5, 1e-4), and twice as much at half its width.
-        head_learning_rate: Peak of the head; by default the task's, 1e-3 (of a linear head on a ViT-B; scaled like the
-            backbone's), for boxes and texts 1e-4.
+            or 5e-4 (boxes: 1e-5, 1e-4), and twice as much at half its width; for labels of whole images on a network
+            with batch norms 1e-3.
+        head_learning_rate: Peak of the head; by default that of the backbone for a linear head, which is solved before,
+            else the task's, 1e-3, for boxes and texts 1e-4.
         layer_decay: Factor on the learning rate from each block to the one below it; 1 is uniform.
         weight_decay: Weight decay of matrices; biases, norms, tokens and positions have none.
         dtype: Type in which the model computes; "auto" takes bfloat16 on a GPU that supports it.

@@ -466,33 +466,51 @@ def trains_backbone(model: nn.Module) -> bool:
 
 
 def frozen_parts(model: nn.Module) -> list[nn.Module]:
-    """Return the parts in evaluation mode: a backbone without trained weights, else its patch generator if any."""
+    """Return the parts in evaluation mode: a backbone without trained weights, else its patch generator or batch norms.
+
+    Batch norms keep the statistics of their many training images: the head was solved with these, and a small batch has
+    others (docs/explanation/tuning_study.md). Their weights are trained.
+    """
     network = _network_of(model)
     if not any(parameter.requires_grad for parameter in network.model.parameters()):
         return [network]
+    norms = batch_norms(model)
     has_table = not network.config.is_foreign and network.config.navit is None
-    return [network.model.patch_generator] if has_table else []
+    return [*norms, network.model.patch_generator] if has_table else norms
 
 
 def _network_of(model: nn.Module) -> RadioNetwork:
     return next(module for module in model.modules() if isinstance(module, RadioNetwork))
 
 
-def learning_rates(settings: FinetuneSettings, config: RadioConfig) -> tuple[float, float]:
+def learning_rates(
+    settings: FinetuneSettings, config: RadioConfig, *, has_batch_norms: bool = False, is_solved: bool = False
+) -> tuple[float, float]:
     """Return the peaks of the learning rate of the backbone (or its adapters) and of the head.
 
     Args:
         settings: Settings of the run; given rates are not scaled.
         config: Configuration of the run's model.
+        has_batch_norms: Whether the backbone has batch norms, as convolutional networks do.
+        is_solved: Whether the head starts from its optimum: it then learns no faster than the backbone.
     """
     backbone, head, task = settings.learning_rate, settings.head_learning_rate, find_task(settings.task)
-    if backbone is None:
+    if backbone is None and has_batch_norms and task.convolutional_learning_rate is not None:
+        backbone = task.convolutional_learning_rate
+    elif backbone is None:
         backbone = task.adapter_learning_rate if settings.uses_adapter else task.full_learning_rate
         backbone = scaled_rate(backbone, config.hidden_size)
-    if head is None:
+    if head is None and is_solved:
+        head = backbone
+    elif head is None:
         head = task.head_learning_rate
         head = scaled_rate(head, config.hidden_size) if task.has_linear_head(config) else head
     return backbone, head
+
+
+def batch_norms(model: nn.Module) -> list[nn.Module]:
+    """Return the batch norms of the backbone."""
+    return [module for module in _network_of(model).model.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
 def scaled_rate(rate: float, width: int) -> float:

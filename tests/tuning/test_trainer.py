@@ -106,12 +106,19 @@ def test_learning_rates_of_backbones_adapters_and_linear_heads_follow_the_width(
     assert learning_rates(given, config) == (0.25, 0.5)
 
 
+@pytest.mark.parametrize(("task", "expected"), [("image-classification", 1e-3), ("semantic-segmentation", 2e-4)])
+def test_a_solved_head_learns_as_slowly_as_its_backbone(task, expected):
+    config = RadioConfig.from_preset("radio-test", hidden_size=192)
+    settings = tuning_settings(task, tune="full")
+    assert learning_rates(settings, config, has_batch_norms=True, is_solved=True) == pytest.approx((expected,) * 2)
+
+
 def test_a_run_uses_and_prints_its_learning_rates(base, class_folders, tmp_path, capsys):
     run = FinetuningRun(run_settings(base, class_folders, tmp_path / "run", tune="lora"))
-    expected = [scaled_rate(rate, run.config.hidden_size) for rate in (5e-4, 1e-3)]
-    assert f"adapters {expected[0]:.2g}, head {expected[1]:.2g}." in capsys.readouterr().out
-    assert {group["lr"] for group in run.trainer.create_optimizer().param_groups} == set(expected)
-    assert run.arguments.learning_rate == expected[0]
+    expected = scaled_rate(5e-4, run.config.hidden_size)
+    assert f"adapters {expected:.2g}, head {expected:.2g}." in capsys.readouterr().out
+    assert {group["lr"] for group in run.trainer.create_optimizer().param_groups} == {expected}
+    assert run.arguments.learning_rate == expected
 
 
 @pytest.fixture

@@ -156,6 +156,7 @@ class FinetuningTask(ABC):
         loss_function: Function of outputs, labels and `num_items_in_batch`; `None` if the model computes its loss.
         adapter_learning_rate: Default peak learning rate of adapters on a ViT-B.
         full_learning_rate: The same of the backbone itself.
+        convolutional_learning_rate: The same of a backbone with batch norms, of any width; `None` if it was not tried.
         head_learning_rate: Default peak learning rate of the head; of a linear head on a ViT-B.
         max_grad_norm: Default norm that gradients are clipped to.
         class_names: In the order of their ids; empty where the task has no classes.
@@ -175,6 +176,7 @@ class FinetuningTask(ABC):
     # docs/explanation/tuning_study.md measures them, scaled to the width, on a small backbone.
     adapter_learning_rate: ClassVar[float] = 5e-4
     full_learning_rate: ClassVar[float] = 5e-5
+    convolutional_learning_rate: ClassVar[float | None] = None
     head_learning_rate: ClassVar[float] = 1e-3  # our choice for heads that start from random weights
     max_grad_norm: ClassVar[float] = 1.0  # our choice, and the usual one
 

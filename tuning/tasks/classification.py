@@ -56,6 +56,7 @@ class ClassificationTask(FinetuningTask):
     best_metric = "accuracy"
     error_name = "loss"
     takes_class_weights = True
+    convolutional_learning_rate = 1e-3  # of one network, see docs/explanation/tuning_study.md
     problem_type: ClassVar[ProblemType] = "single_label_classification"
 
     def __init__(self, settings: FinetuneSettings, images: LabeledImages):
@@ -335,6 +336,7 @@ class ZeroShotTask(ClassificationTask):
 
     model_class = RadioForZeroShotImageClassification
     takes_class_weights = False
+    convolutional_learning_rate = None
     loss_function = staticmethod(cross_entropy_of_texts)
     head_learning_rate = 1e-4  # our choice: the projection is trained already
 
