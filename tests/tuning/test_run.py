@@ -291,7 +291,7 @@ TARGETS = {
 def test_the_best_state_is_kept_when_later_ones_are_worse(metric, tune, is_stopped, base, tmp_path):
     feature, labels = TARGETS[metric]
     data, output = save_splits(tmp_path / "data", feature, labels, labels[:2]), tmp_path / "run"
-    options = {"tune": tune, "steps": 4, "evaluate_every": 1, "head_learning_rate": 0.05}
+    options = {"tune": tune, "steps": 4, "evaluate_every": 1, "learning_rate": 1e-5, "head_learning_rate": 1e-4}
     run = FinetuningRun(run_settings(base, data, output, **options))
     run.trainer.add_callback(ChangeWeights(3))
     if is_stopped:
