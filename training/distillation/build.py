@@ -161,7 +161,7 @@ def _build_data(
     recipe = plan.recipe
     if is_sharded(accelerator):
         plan.check_equal_passes()
-    fingerprint = inputs.fingerprint_of(images, recipe, accelerator)
+    fingerprint = inputs.fingerprint_of(images, recipe)
     source = inputs.open_targets(recipe, accelerator, images, teachers, stop_request)
     monitors = Monitors.of_run(recipe, model.config, teachers, accelerator, output / "pictures")
     wait_for_ranks()  # the first one has run all teachers alone for the held-out images

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -58,11 +59,28 @@ def open_images(recipe: Recipe) -> Images | PartitionStreams:
     return build_training_images(recipe.data, is_square=is_square, used_px=smallest_used_px(recipe))
 
 
-def fingerprint_of(images: Images | PartitionStreams, recipe: Recipe, accelerator: Accelerator) -> str:
-    """Return what the main process sees of the data's files; there may be millions of them."""
-    if not accelerator.is_main_process:
-        return ""
-    return stream_fingerprint(recipe.data) if isinstance(images, PartitionStreams) else images.fingerprint()
+def fingerprint_of(images: Images | PartitionStreams, recipe: Recipe) -> str:
+    """Return a line that changes when the images do; all ranks must take part, and must see the same images.
+
+    Args:
+        images: Result of `open_images`.
+        recipe: The recipe.
+
+    Raises:
+        RecipeError: If a rank sees other images than the first one, on every rank: count, names, bytes, weights or
+            contents differ. Of streams the files are compared, before they are dealt to ranks.
+    """
+    is_streamed = isinstance(images, PartitionStreams)
+    own = stream_fingerprint(recipe.data) if is_streamed else images.fingerprint()
+    # The times of files differ between the disks of machines.
+    seen = of_all_ranks(re.sub(r", state \w+", "", own) if is_streamed else own)
+    rank = next((rank for rank, line in enumerate(seen) if line != seen[0]), None)
+    if rank is not None:
+        raise RecipeError(
+            f"`data.source` must hold the same images for all ranks, but rank {rank} sees {seen[rank]!r} and rank 0 "
+            f"{seen[0]!r}. Copy the same files to each machine."
+        )
+    return own
 
 
 def plan_batches(

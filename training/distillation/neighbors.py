@@ -11,8 +11,15 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.core.ranks import on_first_rank, sum_over_ranks
-from modeling_radio.data.decoding import EncodedImage, SkippedImages, crop_to_shape, decode_rgb, to_tensor
+from modeling_radio.core.ranks import on_first_rank, rank_and_count, sum_over_ranks
+from modeling_radio.data.decoding import (
+    EncodedImage,
+    SkippedImages,
+    UnusableImageError,
+    crop_to_shape,
+    decode_rgb,
+    to_tensor,
+)
 from modeling_radio.data.image_folder import image_files, is_hidden
 from modeling_radio.metrics.knn import knn_accuracy
 from modeling_radio.training.recipes.recipe import Recipe, RecipeError
@@ -103,7 +110,13 @@ class HeldOutNeighbors:
 
 
 def _read(file: Path, size_px: int) -> Tensor:
-    return to_tensor(crop_to_shape(decode_rgb(EncodedImage(str(file), file)), size_px, size_px))
+    try:
+        return to_tensor(crop_to_shape(decode_rgb(EncodedImage(str(file), file)), size_px, size_px))
+    except UnusableImageError as error:  # the first rank has read it
+        raise RecipeError(
+            f"`logging.knn_data` must have the same images for all ranks, but rank {rank_and_count()[0]} cannot read "
+            f"{str(file)!r}: {error}. Copy the same files to each machine."
+        ) from error
 
 
 def _labeled_files(folder: Path) -> tuple[list[Path], list[int]]:

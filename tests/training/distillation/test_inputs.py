@@ -8,9 +8,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from deep_teacher import DeepTeacher
+from pyarrow import parquet, table
 from tiny_adaptors import build_model_with_adaptors
 from tiny_distillation import NoiseImages, TinyTeacher
 from torch import distributed
+from torchvision.io import encode_png
 from two_forks import run_two_forks
 
 import modeling_radio.training.teachers.registry
@@ -21,6 +23,7 @@ from modeling_radio.training.distillation import inputs
 from modeling_radio.training.distillation.inputs import (
     check_image_sizes,
     ends_on_all_ranks,
+    fingerprint_of,
     load_teachers,
     open_images,
     open_targets,
@@ -180,6 +183,45 @@ def test_ranks_open_weighted_and_large_enough_images_together(
     check()
     (tmp_path / "own_cache").rename(tmp_path / "removed")
     run_two_forks(check, tmp_path)
+
+
+@pytest.mark.parametrize("change", ["name", "bytes", "number", "weight"])
+@pytest.mark.parametrize("is_streamed", [False, True], ids=["table", "stream"])
+def test_ranks_that_see_other_images_say_so(
+    recipe_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, is_streamed: bool
+) -> None:
+    monkeypatch.setattr(inputs, "build_training_images", training_images.build_training_images)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setenv("RADIO_CACHE", str(tmp_path / "own_cache"))
+    torch.manual_seed(0)
+    folders = [tmp_path / "same", tmp_path / "other"]
+    for folder in folders:
+        folder.mkdir()
+        is_other = folder.name == "other"
+        count = 5 if is_other and change == "number" else 4
+        side = 80 if is_other and change == "bytes" else 64
+        pixels = [torch.full((3, side, side), number, dtype=torch.uint8) for number in range(count)]
+        images = [encode_png(each).numpy().tobytes() for each in pixels]
+        weights = [2 if is_other and change == "weight" and number == 0 else 1 for number in range(count)]
+        name = "renamed" if is_other and change == "name" else "part"
+        parquet.write_table(table({"image": images, "w": weights}), folder / f"{name}.parquet")
+
+    def check(*places: Path) -> None:
+        set_timeout(timedelta(seconds=30))
+        place = places[distributed.get_rank() % len(places)]
+        data = f"{{source: {place}, num_images: null, weights: w, streaming: {str(is_streamed).lower()}}}"
+        recipe = load_recipe(recipe_file, [f"data={data}"])
+        images = open_images(recipe)
+        # A table knows the contents of its rows, and not the names of its files.
+        if len(places) == 1 or (change == "name" and not is_streamed):
+            assert fingerprint_of(images, recipe)
+            return
+        with pytest.raises(RecipeError, match=r"`data.source` .*rank 1 sees"):
+            fingerprint_of(images, recipe)
+
+    (tmp_path / "first").mkdir()
+    run_two_forks(lambda: check(folders[0]), tmp_path / "first")
+    run_two_forks(lambda: check(*folders), tmp_path)
 
 
 class DeepOutput(DeepTeacher):
