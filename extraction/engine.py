@@ -8,32 +8,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
 from modeling_radio.core.errors import UserError
 from modeling_radio.core.ranks import rank_and_count
 from modeling_radio.extraction.settings import ExtractionSettings
-
-
-class FileMaker:
-    """Makes files in a worker of Daft; it opens model and images once.
-
-    Args:
-        settings: Settings of the extraction, as plain data.
-    """
-
-    def __init__(self, settings: dict[str, Any]) -> None:
-        from modeling_radio.extraction.run import open_extraction
-
-        self.extraction = open_extraction(ExtractionSettings(**settings))
-
-    def make(self, number: int) -> int:
-        """Make a file unless it is there or another worker makes it; return the number of rows that were written."""
-        from modeling_radio.extraction.run import write_some
-
-        return write_some(self.extraction, [number])
 
 
 def check_engine(settings: ExtractionSettings) -> None:
@@ -52,12 +32,13 @@ def check_engine(settings: ExtractionSettings) -> None:
         raise ValueError("`engine` needs a package. Run `pip install daft`, or `pip install 'daft[ray]'`.") from error
 
 
-def make_on_daft(settings: ExtractionSettings, numbers: Sequence[int]) -> int:
+def make_on_daft(settings: ExtractionSettings, numbers: Sequence[int], maker_class: type) -> int:
     """Let Daft's workers make files, and return the number of rows that they wrote.
 
     Args:
         settings: Settings of the extraction.
         numbers: Numbers of the missing files.
+        maker_class: Its objects, made of the settings as plain data, have `make`: a number to the rows of that file.
 
     Raises:
         UserError: If a worker fails.
@@ -65,7 +46,7 @@ def make_on_daft(settings: ExtractionSettings, numbers: Sequence[int]) -> int:
     import daft
 
     gpus = float(torch.cuda.is_available())
-    workers = daft.cls(FileMaker, gpus=gpus, max_concurrency=settings.engine_workers, use_process=True)
+    workers = daft.cls(maker_class, gpus=gpus, max_concurrency=settings.engine_workers, use_process=True)
     maker = workers(settings.to_dict())
     frame = daft.from_pydict({"number": list(numbers)})
     # One file at a time for each worker: Ray's runner deals partitions, the native one batches.

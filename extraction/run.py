@@ -185,7 +185,7 @@ def extract(extraction: Extraction) -> Written:
         if not has_others and store.folder is not None:  # object stores watch over their contents themselves
             _check_sums(store, [shard.path for shard in shards if shard.path in done])
         started, missing = time.perf_counter(), [each for each, shard in enumerate(shards) if shard.path not in done]
-        num_new = make_on_daft(extraction.settings, missing) if extraction.settings.engine and missing else 0
+        num_new = make_on_daft(extraction.settings, missing, FileMaker) if extraction.settings.engine and missing else 0
         num_new += sum(of_all_ranks(_write_missing(extraction, store, claims, shards)))
         seconds = time.perf_counter() - started
         return on_first_rank(lambda: _complete(extraction, store, claims, num_new, seconds, was_done=not missing))
@@ -203,6 +203,21 @@ def write_some(extraction: Extraction, numbers: Sequence[int]) -> int:
     with claims.at_work(), tqdm(disable=True) as progress:
         some = [shards[number] for number in numbers]
         return _write_claimed(extraction, claims, some, Sums(store, claims.worker), progress)
+
+
+class FileMaker:
+    """Makes files in a worker of Daft; it opens model and images once.
+
+    Args:
+        settings: Settings of the extraction, as plain data.
+    """
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.extraction = open_extraction(ExtractionSettings(**settings))
+
+    def make(self, number: int) -> int:
+        """Make a file unless it is there or another worker makes it; return the number of rows that were written."""
+        return write_some(self.extraction, [number])
 
 
 def _write_missing(extraction: Extraction, store: Store, claims: Claims, shards: list[Shard]) -> int:

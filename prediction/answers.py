@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -131,6 +132,9 @@ class Answering:
         if is_zero_shot != bool(self.words):
             need = "names" if is_zero_shot else "must be left out: the model has its own"
             raise ValueError(f"`classes` {need} the classes of a zero-shot model, got {self.words!r}.")
+        if self.words and len(set(self.words)) < len(self.words):
+            raise ValueError(f"`classes` must be words of which none is given twice, got {self.words!r}.")
+        number_equal_names(model.config)
         is_of_instances = isinstance(model, RadioForInstanceSegmentation)
         self.kind = OBJECTS if is_of_instances else _KIND_OF_TASK[task.pipeline]
         if self.threshold is not None:
@@ -177,6 +181,15 @@ class Answering:
         read = _READERS[self.kind]
         pairs = zip(found, images, strict=True)
         return [NOT_FINITE if each is None else read(each, image.size, numbers) for each, image in pairs]
+
+
+def number_equal_names(config: Any) -> None:
+    """Add their number to the names of classes that share one, as ImageNet's "crane" and "maillot" do, in place."""
+    names: dict[int, str] = dict(config.id2label)
+    while len(set(names.values())) < len(names):
+        counts = Counter(names.values())
+        names = {number: f"{name} ({number})" if counts[name] > 1 else name for number, name in names.items()}
+    config.id2label, config.label2id = names, {name: number for number, name in names.items()}
 
 
 def identity_of(model: Any, processor: Any, tokenizer: Any) -> dict[str, str]:

@@ -254,6 +254,29 @@ def test_network_has_no_import_circle():
     assert not arrows
 
 
+def named_by(node):
+    """Full names of what an import names, modules or objects in them."""
+    if isinstance(node, ast.Import):
+        return {alias.name for alias in node.names}
+    is_absolute = isinstance(node, ast.ImportFrom) and node.level == 0
+    return {f"{node.module}.{alias.name}" for alias in node.names} if is_absolute else set()
+
+
+def test_no_two_files_import_each_other():
+    """Imports in functions and for type checkers count."""
+    files = {
+        ".".join(("modeling_radio", *path.relative_to(ROOT).with_suffix("").parts)): path
+        for path in python_files(*ARROWS)
+        if path.parent != ROOT / "modeling_radio"
+    }
+    arrows = {}
+    for name, path in files.items():
+        named = set().union(*map(named_by, nodes_of(path)))
+        arrows[name] = {each if each in files else each.rpartition(".")[0] for each in named} & files.keys()
+    assert sum(map(len, arrows.values())) > len(files)
+    assert not {(name, other) for name, others in arrows.items() for other in others if name in arrows[other]}
+
+
 @pytest.mark.parametrize(
     ("entry", "most"), [("configuration", 4), ("image_processing", 4), ("modeling", 11), ("zero_shot", 15)]
 )

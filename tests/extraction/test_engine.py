@@ -5,7 +5,8 @@ import sys
 import pytest
 
 from modeling_radio.extraction import run
-from modeling_radio.extraction.engine import FileMaker, check_engine
+from modeling_radio.extraction.engine import check_engine
+from modeling_radio.extraction.run import FileMaker
 from modeling_radio.extraction.shards import begin
 from modeling_radio.extraction.store import Store
 

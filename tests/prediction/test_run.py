@@ -238,6 +238,41 @@ def test_tiles_of_small_and_narrow_images_have_a_patch_for_each_query(save_tuned
         predict_all(PredictSettings(**options, output=tmp_path / "y", tile_size=32))
 
 
+@needs_heads
+def test_classes_of_one_name_are_told_apart(save_tuned, photographs, tmp_path):
+    names = ["crane (0)", "crane (1)", "dog"]
+
+    def saved(model_class, **fields):
+        folder = save_tuned(model_class, **fields)
+        config = json.loads((folder / "config.json").read_text())
+        config["id2label"], config["label2id"] = {"0": "crane", "1": "crane", "2": "dog"}, {"crane": 1, "dog": 2}
+        config["score_thresholds"] = [0.0, 0.0, 1.0] if "Detection" in model_class.__name__ else None
+        (folder / "config.json").write_text(json.dumps(config))
+        done = predict_all(
+            PredictSettings(checkpoint=str(folder), data=str(photographs), output=tmp_path / f"{folder.name}-out")
+        )
+        return done.output
+
+    rows = table(saved(RadioForImageClassification))
+    assert [*rows[0]] == ["image", "label", "score", *names]
+    assert all(sum(float(row[name]) for name in names) == pytest.approx(1) for row in rows)
+    output = saved(RadioForSemanticSegmentation)
+    opened = open_model(str(tmp_path / "RadioForSemanticSegmentation"), device="cpu")
+    for name, row in answers(output).items():
+        if "error" not in row:
+            picture = Image.open(photographs / name).convert("RGB")
+            inputs = opened.processor(picture, return_tensors="pt")
+            logits = opened.model(**inputs).logits
+            ids = torch.nn.functional.interpolate(logits, picture.size[::-1], mode="bilinear")[0].argmax(0).numpy()
+            assert (np.asarray(Image.open(output / row["file"])) == ids).mean() > 0.99
+            assert {each["label"] for each in row["segments"]} == {names[number] for number in np.unique(ids)}
+    output = saved(RadioForObjectDetection, **TINY_DETECTOR)
+    coco = json.loads((output / "predictions.coco.json").read_text())
+    assert coco["categories"] == [{"id": number, "name": name} for number, name in enumerate(names)]
+    assert {each["category_id"] for each in coco["annotations"]} <= {0, 1}
+    assert {row["label"] for row in table(output)} <= set(names[:2])
+
+
 def test_a_run_goes_on_and_streams(save_tuned, photographs, tmp_path, monkeypatch):
     checkpoint = save_tuned(RadioForImageClassification)
     for number in range(3):
