@@ -17,7 +17,7 @@ class OwnImages(NamedTuple):
         places: `(images,)` integers, their places in the batch.
         groups: Number of each group of the batch with such images, and their places in it, `(images,)` integers.
         weight: Factor of the mean over these images. With it, means of parts and ranks, weighed as those of all images,
-            add up to the mean over all images that the teacher sees.
+            add up to the sum over all images that the teacher sees, divided by their expected number.
     """
 
     places: Tensor

@@ -48,7 +48,8 @@ class SeenImages(NamedTuple):
 
     Attributes:
         places: Their places in a batch.
-        share: Share of the images of the step's whole batch that the teacher sees, on all ranks.
+        share: Share of the images that the teacher sees in the mean over steps. Losses are divided by it and not by the
+            share that a step happened to deal, so that each image has the same weight in expectation.
     """
 
     places: tuple[int, ...]
@@ -357,8 +358,9 @@ def _seen_in(
     """Return by teacher its images among the chosen rows of a step."""
     if dealt is None:
         return None
+    expected = sum(map(len, dealt.values())) / len(dealt) / num_images  # teachers take turns
     return {
-        name: SeenImages(tuple(place for place, row in enumerate(chosen) if row in rows), len(rows) / num_images)
+        name: SeenImages(tuple(place for place, row in enumerate(chosen) if row in rows), expected)
         for name, rows in dealt.items()
     }
 

@@ -14,6 +14,7 @@ from modeling_radio.training.views import plan
 from modeling_radio.training.views.dealing import (
     cut_by_shape,
     cut_evenly,
+    deal_teachers,
     divide_ranks,
     share_by_shape,
     teachers_of_rank,
@@ -111,9 +112,28 @@ def test_images_are_dealt_evenly_to_teachers_whatever_the_split(
         assert rows(parts) == seen
         assert Counter(row for own in seen.values() for row in own) == dict.fromkeys(range(num_images), number)
         assert max(map(len, seen.values())) - min(map(len, seen.values())) <= 1
-        assert all(batch.seen[name].share == len(seen[name]) / num_images for batch in parts for name in "abc")
+        assert all(batch.seen[name].share == pytest.approx(number / 3) for batch in parts for name in "abc")
         turns.add(tuple(seen["a"]))
     assert len(turns) > 1
+
+
+@pytest.mark.parametrize("num_teachers", range(2, 6))
+@pytest.mark.parametrize("num_images", [1, 2, 3, 4, 5, 10, 64])
+def test_each_image_weighs_the_same_over_all_turns(
+    num_images: int, num_teachers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the mean over the turns that steps draw, each teacher's loss counts each image with 1 / number of images."""
+    names = [f"t{number}" for number in range(num_teachers)]
+    shapes = [ImageShape(Grid(1 + number, 1), Grid(1 + number, 1)) for number in range(num_images)]
+    for number in range(1, num_teachers):
+        partition = PartitionRecipe(name="low", sizes_px=[32], batch_size=9, teachers_per_image=number)
+        weights = torch.zeros(num_teachers, num_teachers, num_images)
+        for turn in range(num_teachers):
+            monkeypatch.setattr(torch, "randint", lambda *_, turn=turn, **__: torch.tensor(turn))
+            seen = plan._seen_in(range(num_images), deal_teachers(partition, names, shapes, 0, 0), num_images)
+            for row, name in enumerate(names):
+                weights[turn, row, list(seen[name].places)] = 1 / num_images / seen[name].share
+        torch.testing.assert_close(weights.mean(0), torch.full_like(weights[0], 1 / num_images))
 
 
 def test_steps_are_functions_of_their_number() -> None:
