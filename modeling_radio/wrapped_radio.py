@@ -301,9 +301,11 @@ def _read_transformers(network: Any, pixels: Tensor, levels: Sequence[int]) -> L
     with _unchanged(network):
         result = network(pixel_values=pixels, output_hidden_states=True, return_dict=True, **options)
     end, states = result.last_hidden_state, result.hidden_states
-    num_levels = len(states) - 1  # without the embedding
+    # The first state is the embedding, but for networks such as PVT v2 and SegFormer, whose states are the stages.
+    num_embeddings = 0 if len(states) == len(getattr(network.config, "depths", ())) else 1
+    num_levels = len(states) - num_embeddings
     wanted = [num_levels - 1] if is_end else _from_first(levels, num_levels)
-    outputs = [end if level == num_levels - 1 else states[level + 1] for level in wanted]
+    outputs = [end if level == num_levels - 1 else states[level + num_embeddings] for level in wanted]
     return Levels(outputs, end, num_levels)
 
 

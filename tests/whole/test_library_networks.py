@@ -5,11 +5,13 @@ folders 1e-5 of the largest number; a map that moves with its image correlates b
 `LEAST_CORRELATION`.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
+import tiny_distillation as tiny
 import torch
 import torch.nn.functional as F
 from timm.optim import param_groups_weight_decay
@@ -65,6 +67,12 @@ TOUR: dict[str, dict[str, Any]] = {
     "transformers:convnext": HF_MAPS,
     "transformers:dinov3_convnext": HF_MAPS,
     "transformers:segformer": {},
+    "transformers:pvt_v2": {
+        "hidden_sizes": [8, 16, 24, 32],
+        "depths": [1, 1, 1, 1],
+        "num_attention_heads": [1, 1, 2, 4],
+    },
+    "transformers:focalnet": {"embed_dim": 16, "depths": [1, 1, 1, 1]},
 }
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "transformers:vit_mae": (HF, "differ"),
@@ -269,3 +277,24 @@ def check_summary(model: RadioModel) -> None:
         assert trunk_of(model).pool is None
     elif "reg_token" in names or trunk_of(model).wrapping.num_prefix == 0:
         assert trunk_of(model).pool is not None
+
+
+LEARNERS: dict[str, dict[str, Any]] = {
+    "transformers:convnext": HF_MAPS,
+    "transformers:focalnet": {"embed_dim": 16, "depths": [1, 1, 1, 1]},
+    "transformers:dinov2": {**HF, "patch_size": 16},
+    "transformers:swin": {**SWIN, "window_size": 2},
+    "transformers:pvt_v2": {**HF_MAPS, "depths": [1, 1, 1, 1], "num_attention_heads": [1, 1, 2, 4]},
+}
+"""The types that the page on networks names, and two whose attention transformers does not choose."""
+
+
+@pytest.mark.parametrize(
+    "name", [*[*LEARNERS][:2], *(pytest.param(name, marks=pytest.mark.tour) for name in [*LEARNERS][2:])]
+)
+@pytest.mark.usefixtures("tiny_world")
+def test_a_network_takes_steps_of_a_run(name: str, recipe_file: str) -> None:
+    student = [f"student.architecture={name}", f"student.arguments={json.dumps(LEARNERS[name])}", "student.levels=[-1]"]
+    changes = [*student, "student.preset=null", "student.config=null", "schedule.num_steps=5"]
+    tiny.distil(recipe_file, "run", *changes, "partitions=[{name: low, sizes_px: [64], batch_size: 4}]")
+    assert RadioModel.from_pretrained("run/final")(torch.rand(1, 3, 64, 64)).features.isfinite().all()

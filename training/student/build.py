@@ -25,7 +25,7 @@ from modeling_radio.data.settings import RGB
 from modeling_radio.layers_radio import AttentionLayout, RadioBlock, Segments
 from modeling_radio.presets_radio import NAVITS
 from modeling_radio.training.recipes.recipe import Recipe, RecipeError
-from modeling_radio.training.recipes.sections import OWN_ARCHITECTURE
+from modeling_radio.training.recipes.sections import OWN_ARCHITECTURE, StudentRecipe
 from modeling_radio.training.student.foreign import check_foreign, foreign_config, freeze_parts
 from modeling_radio.training.student.navit import check_navit, navit_config
 from modeling_radio.training.student.packing import check_packing
@@ -76,7 +76,9 @@ def build_student(recipe: Recipe, teachers: Mapping[str, TeacherShape]) -> Radio
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(recipe.seed, "weights"))
         student = RadioModel(student_config(recipe, teachers))
-    student.set_attn_implementation(recipe.student.attention)
+    # A library builds its networks with "sdpa" where they have it; those without attention refuse the word.
+    if not student.config.is_foreign or recipe.student.attention != StudentRecipe.model_fields["attention"].default:
+        student.set_attn_implementation(recipe.student.attention)
     freeze_projection_of_clips(student)
     if student.config.is_foreign:
         smallest = min(size for partition in recipe.partitions for size in partition.sizes_px)
