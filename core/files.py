@@ -436,7 +436,7 @@ def remove_lock(lock: FileLock) -> None:
 
 def _take_back(output: Path) -> None:
     """Remove the file that names the command where nothing else has been written."""
-    if set(os.listdir(output)) == {LOCK, RUN_FILE}:
+    if output.is_dir() and set(os.listdir(output)) == {LOCK, RUN_FILE}:
         (output / RUN_FILE).unlink()
 
 

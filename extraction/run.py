@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from modeling_radio.core.files import remove_abandoned
 from modeling_radio.core.ranks import device_of_process, of_all_ranks, on_first_rank, rank_and_count
 from modeling_radio.core.seeds import make_generator
 from modeling_radio.core.settings import hash_of
@@ -176,6 +177,8 @@ def extract(extraction: Extraction) -> Written:
                 others = claims.others(team)
                 begin(store, facts, others=others)
                 claims.remove_abandoned(FOLDER)
+                if not others and store.folder is not None:
+                    remove_abandoned(store.folder)  # of a run that was killed as it wrote its card
                 if extraction.settings.pca is not None:
                     _find_bases(extraction, store)
             return others

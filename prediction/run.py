@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +19,15 @@ from transformers.utils import logging as transformers_logging
 from modeling_radio.checks_radio import read_json
 from modeling_radio.core.command_line import recorded_command
 from modeling_radio.core.errors import first_few
-from modeling_radio.core.files import check_run_folder, remove_partial, sole_run, write_file, write_text
+from modeling_radio.core.files import (
+    RUN_FILE,
+    WriteError,
+    check_run_folder,
+    remove_partial,
+    sole_run,
+    write_file,
+    write_text,
+)
 from modeling_radio.core.ids import name_of_folder
 from modeling_radio.core.opening import open_model, require_rgb
 from modeling_radio.core.settings import ImageSourceOptions, hash_of
@@ -33,6 +43,8 @@ from modeling_radio.prediction.page import write_answers
 from modeling_radio.prediction.settings import PredictSettings
 from modeling_radio.prediction.writers import LINES, WRITERS, StoredAnswers
 
+
+logger = logging.getLogger(__name__)
 
 NAME = "radio predict"
 SETTINGS, PARTS, PAGE = "settings.json", "parts", "index.html"
@@ -160,20 +172,48 @@ def answer_all(
         for folder in (output, *(path for path in output.rglob("*") if path.is_dir() and not path.is_symlink())):
             remove_partial(folder)
         shards = [(split, shard) for split in splits.values() for shard in split.shards(IMAGES_OF_PART)]
-        paths = [output / PARTS / f"{number:06d}.jsonl" for number in range(len(shards))]
+        paths = []
         with ProgressBar(total=len(shards), unit="part", desc=name.removeprefix("radio ")) as bar:
-            for (split, shard), path in zip(shards, paths, strict=True):
-                if not path.is_file():
-                    path.parent.mkdir(exist_ok=True)
+            for number, (split, shard) in enumerate(shards):
+                path = _whole_part(output, number)
+                if path is None:
                     # Names are unique in a split; those of a column of a stream in one of its files.
                     of_split = f"{split.name}/" if len(splits) > 1 and not has_paths else ""
-                    of_file = f"{path.stem}/" if settings.streaming and settings.id_column is not None else ""
+                    of_file = f"{number:06d}/" if settings.streaming and settings.id_column is not None else ""
                     part = _PredictedPart(answering, split, shard, settings.batch_size, output, of_split, of_file)
-                    lines = [json.dumps(row, ensure_ascii=False) for row in part.rows()]
-                    write_text(path, "".join(f"{line}\n" for line in lines))
+                    text = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in part.rows())
+                    _check_there(output)
+                    path = output / PARTS / f"{number:06d}-{_sum_of(text, output)}.jsonl"
+                    write_text(path, text)
+                paths.append(path)
                 bar.update()
+        _check_there(output)
         answers = StoredAnswers(answering.kind, answering.class_names, paths)
         return _finish(settings, answers, shards, command, names or {each: each for each in WRITERS[answering.kind]})
+
+
+def _sum_of(text: str, output: Path) -> str:
+    """Return a hash of the lines of a part, and of the sizes of the maps that they name."""
+    files = [row["file"] for row in map(json.loads, text.splitlines()) if "file" in row]
+    sizes = [(output / file).stat().st_size if (output / file).is_file() else None for file in files]
+    return hash_of({"lines": text, "sizes": sizes})[:16]
+
+
+def _whole_part(output: Path, number: int) -> Path | None:
+    """Return a stored part if it and its maps are as they were written; others are removed, and the log names them."""
+    for path in (output / PARTS).glob(f"{number:06d}-*.jsonl"):
+        with suppress(ValueError):  # of text or JSON
+            if path.stem.endswith(f"-{_sum_of(path.read_text(encoding='utf-8'), output)}"):
+                return path
+        logger.warning("%s, or a map that it names, was cut or removed; its images are answered again", path)
+        path.unlink()
+    return None
+
+
+def _check_there(output: Path) -> None:
+    """Refuse to go on in a folder that was removed meanwhile: what is written now would be a part of it."""
+    if not (output / RUN_FILE).is_file():
+        raise WriteError(f"Cannot write {str(output)!r}: it was removed while the command ran. Start it again.")
 
 
 def _check_files(splits: Mapping[str, Any], data: str) -> None:
@@ -188,7 +228,12 @@ def _check_files(splits: Mapping[str, Any], data: str) -> None:
 
 def _check_same(output: Path, facts: dict[str, Any]) -> None:
     path, plain = output / SETTINGS, json.loads(json.dumps(facts, default=str))
-    if path.is_file() and any((output / PARTS).glob("*.jsonl")):
+    if any((output / PARTS).glob("*.jsonl")):
+        if not path.is_file():
+            raise ValueError(
+                f"`output` {str(output)!r} holds answers without {SETTINGS}, which says of what model and images they "
+                "are: name another folder, or remove that one."
+            )
         before = read_json(path)
         changed = [name for name in plain if before.get(name) != plain[name]]
         if changed:
@@ -256,6 +301,7 @@ class _PredictedPart:
     def _stored(self, name: str, answer: Answer) -> dict[str, str]:
         if answer.image is None:
             return {}
+        _check_there(self.output)
         file = f"{FOLDER_OF_KIND[self.answering.kind]}/{self.of_file}{safe_name(name)}.png"
         (self.output / file).parent.mkdir(parents=True, exist_ok=True)
         picture = Image.fromarray(answer.image)

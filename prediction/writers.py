@@ -13,6 +13,8 @@ from modeling_radio.prediction.answers import CLASSES, DEPTH, OBJECTS, SEGMENTS,
 
 
 LINES, TABLE, COCO = "predictions.jsonl", "predictions.csv", "predictions.coco.json"
+FORMULA_BEGINS = ("=", "+", "-", "@", "\t", "\r")
+"""First characters of formulas in spreadsheets, as OWASP lists them (CSV injection)."""
 _HEADERS = {
     CLASSES: ("image", "label", "score"),
     OBJECTS: ("image", "label", "score", "xmin", "ymin", "xmax", "ymax"),
@@ -58,9 +60,14 @@ def write_table(answers: StoredAnswers, target: Path) -> None:
     names = list(answers.class_names.values()) if answers.kind == CLASSES else []
     with target.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow([*_HEADERS[answers.kind], *names])
+        writer.writerow(map(_cell, [*_HEADERS[answers.kind], *names]))
         for row in answers.answered():
-            writer.writerows(_table_rows(answers.kind, names, row))
+            writer.writerows(map(_cell, cells) for cells in _table_rows(answers.kind, names, row))
+
+
+def _cell(value: Any) -> Any:
+    """Return a cell that spreadsheets show as text, also where a stranger's name begins as a formula does."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_BEGINS) else value
 
 
 def _table_rows(kind: str, names: list[str], row: dict[str, Any]) -> Iterator[list[Any]]:

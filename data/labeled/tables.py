@@ -31,7 +31,14 @@ from modeling_radio.data.decoding import (
     check_header,
     load_image,
 )
-from modeling_radio.data.image_folder import BUILDERS, MAX_NAMED, find_shards, is_hidden, say_left_out
+from modeling_radio.data.image_folder import (
+    BUILDERS,
+    MAX_NAMED,
+    find_shards,
+    is_hidden,
+    pillow_suffixes,
+    say_left_out,
+)
 from modeling_radio.data.labeled.folders import SPLIT_NAMES, TRAIN, SplitNames, Tables
 from modeling_radio.data.sources import (
     ImageColumn,
@@ -175,19 +182,21 @@ def split_folders(path: Path, names: SplitNames) -> dict[str, Path]:
 def _image_and_metadata_files(folder: Path, root: Path) -> list[str]:
     """Return the images of a split, and their metadata tables beside them or in the root, as patterns.
 
-    The log counts files of other kinds, also images of a kind that `datasets` does not list, such as AVIF.
+    The log counts files of other kinds, also images that are hidden, or of a kind that `datasets` does not list, such
+    as AVIF.
     """
     from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
     images, others = [], Counter[str]()
     for path in folder.rglob("*"):
         if any(map(is_hidden, path.relative_to(folder).parts)) or not path.is_file():
+            others["hidden"] += path.suffix.lower() in pillow_suffixes() and path.is_file()
             continue
         if path.suffix.lower() in ImageFolder.EXTENSIONS:
             images.append(path)
         elif path.name not in ImageFolder.METADATA_FILENAMES:
             others[path.suffix.lower() or path.name] += 1
-    say_left_out(folder, others)
+    say_left_out(folder, +others)
     tables = {path for name in ImageFolder.METADATA_FILENAMES for path in (*folder.rglob(name), root / name)}
     return as_patterns(sorted(str(path) for path in (*images, *tables) if path.is_file()))
 

@@ -12,8 +12,12 @@ def test_a_folder_becomes_a_data_set(base, class_folders, tmp_path, capsys):
     command = [str(base), "--data", str(class_folders), "--output", str(tmp_path / "features"), "--num-workers", "0"]
     assert main(command) == 0
     assert "features: 6 images in 1 file, 0.0 MB (6 encoded now" in capsys.readouterr().out
+    leftover = tmp_path / "features" / ".partial-README.md-abc"  # of a run that was killed as it wrote its card
+    leftover.mkdir()
+    (leftover / "README.md").write_text("half")
     assert main(command) == 0
     assert "(all were there)" in capsys.readouterr().out
+    assert not leftover.exists()
     rows = load_dataset(str(tmp_path / "features"), split="train")
     assert len(rows) == 6
     assert rows.features["label"].names == ["cat", "dog"]

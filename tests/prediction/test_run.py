@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import tarfile
 
 import numpy as np
@@ -23,6 +24,7 @@ from modeling_radio import (
     pipelines_radio,
 )
 from modeling_radio.api import predict
+from modeling_radio.core.files import WriteError
 from modeling_radio.core.opening import open_model
 from modeling_radio.prediction import run as module
 from modeling_radio.prediction.answers import NOT_FINITE, Answering
@@ -286,7 +288,7 @@ def test_a_run_goes_on_and_streams(save_tuned, photographs, tmp_path, monkeypatc
     assert [row["image"] for row in whole.answers() if "error" in row] == [f"{n}/damaged" for n in range(3)]
     assert (whole.num_images, len(whole.skipped)) == (12, 3)
     before = {path.name: path.read_bytes() for path in (tmp_path / "x").rglob("*") if path.is_file()}
-    (tmp_path / "x" / "parts" / "000001.jsonl").unlink()  # as a killed run leaves it
+    next((tmp_path / "x" / "parts").glob("000001-*")).unlink()  # as a killed run leaves it
     (tmp_path / "x" / "predictions.csv").unlink()
     calls = []
     part = module._PredictedPart
@@ -297,6 +299,63 @@ def test_a_run_goes_on_and_streams(save_tuned, photographs, tmp_path, monkeypatc
     after = {path.name: path.read_bytes() for path in (tmp_path / "x").rglob("*") if path.is_file()}
     assert after.keys() == before.keys()
     assert after["predictions.csv"].count(b"\n") == before["predictions.csv"].count(b"\n")
+
+
+def test_parts_and_maps_that_were_cut_or_removed_are_answered_again(save_tuned, photographs, tmp_path, caplog):
+    options = {"checkpoint": str(save_tuned(RadioForSemanticSegmentation)), "data": str(photographs)}
+    settings, output = PredictSettings(**options, output=tmp_path / "x"), tmp_path / "x"
+    predict_all(settings)
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    (part,) = (output / "parts").iterdir()
+    mask = output / answers(output)["a/0.png"]["file"]
+    spoiled = [(part, before[part][:-40]), (part, b""), (part, b"\xff"), (mask, before[mask][:-9]), (mask, None)]
+    for path, content in spoiled:
+        path.unlink() if content is None else path.write_bytes(content)
+        caplog.clear()
+        predict_all(settings)
+        assert str(part) in caplog.text
+        assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
+    caplog.clear()
+    predict_all(settings)
+    assert "answered again" not in caplog.text
+    (output / "settings.json").unlink()
+    with pytest.raises(ValueError, match=r"`output`.*settings\.json"):
+        predict_all(settings)
+
+
+def test_an_output_that_is_removed_while_it_runs_does_not_come_back(save_tuned, photographs, tmp_path, monkeypatch):
+    settings = PredictSettings(
+        checkpoint=str(save_tuned(RadioForSemanticSegmentation)), data=str(photographs), output=tmp_path / "x"
+    )
+
+    class Removing(Answering):
+        def __call__(self, images):
+            shutil.rmtree(tmp_path / "x")
+            return super().__call__(images)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "Answering", Removing)
+        with pytest.raises(WriteError, match="x"):
+            predict_all(settings)
+    assert not (tmp_path / "x").exists()
+    assert predict_all(settings).num_images == 4
+
+
+def test_names_of_strangers_are_no_formulas_in_tables(save_tuned, tmp_path):
+    (tmp_path / "data").mkdir()
+    for name in ("=1+1.png", "@a.png", "plain.png"):
+        Image.new("RGB", (40, 40), "red").save(tmp_path / "data" / name)
+    folder = save_tuned(RadioForImageClassification, problem_type="regression")
+    config = json.loads((folder / "config.json").read_text())
+    config["id2label"] = {"0": "=cmd|' /C calc'!A0", "1": "-dog", "2": "+cow"}
+    (folder / "config.json").write_text(json.dumps(config))
+    predict_all(PredictSettings(checkpoint=str(folder), data=str(tmp_path / "data"), output=tmp_path / "x"))
+    rows = table(tmp_path / "x")
+    assert [row["image"] for row in rows] == ["'=1+1.png", "'@a.png", "plain.png"]
+    assert [*rows[0]][3:] == ["'=cmd|' /C calc'!A0", "'-dog", "'+cow"]
+    assert all(row["label"].startswith("'") for row in rows)
+    assert all(float(row["score"]) == max(float(row[name]) for name in [*row][3:]) for row in rows)
+    assert [*answers(tmp_path / "x")] == ["=1+1.png", "@a.png", "plain.png"]
 
 
 def test_what_has_no_answers_is_refused(save_tuned, photographs, tmp_path):

@@ -45,6 +45,7 @@ def write_mixed(folder, place, damaged, classes=("cat", "dog")):
         for number, name in enumerate(names_of(place, damaged)):
             (folder / label_name / f"{number:02d}-{name}").write_bytes(contents[name])
         (folder / label_name / "notes.txt").write_text("no image")
+        (folder / label_name / "..png").write_bytes(GOOD["plain.png"])
     return [
         f"{label_name}/{number:02d}-{name}"
         for label_name in classes
@@ -72,6 +73,7 @@ def test_predict(mixed, save_tuned, tmp_path, capsys, caplog):
     assert sum("error" not in row for row in rows.values()) == 2 * len(GOOD)
     said = caplog.text + json.dumps(rows)
     assert all(name in said for name in damaged)
+    assert "2 .txt, 2 hidden" in caplog.text
     assert "2 without an answer" in capsys.readouterr().out
     assert predict([model, str(folder), "--output", str(tmp_path / "few"), "--max-images", "5"]) == 0
     assert len(rows_of(tmp_path / "few")) == 5
