@@ -82,7 +82,7 @@ def recipe_changes(folder: Path, device: str = "cpu") -> list[str]:
         f"data.num_workers={NUM_WORKERS[device]}",
         "views={teachers: online, brightness: 0.0, contrast: 0.0}",
         f"partitions=[{{name: all, sizes_px: [{SIDE_PX}], batch_size: {BATCH_SIZES[device]}}}]",
-        "teachers=[{name: dinov2-s, kind: dinov2, source: facebook/dinov2-small, precision: bfloat16,"
+        "teachers=[{name: dinov2-s, kind: dinov2, source: facebook/dinov2-small, dtype: bfloat16,"
         " options: {weights: random}}]",
         f"student.config={{hidden_size: 192, num_hidden_layers: 12, num_attention_heads: 3, max_img_size: {SIDE_PX},"
         f" preferred_resolution: [{SIDE_PX}, {SIDE_PX}]}}",

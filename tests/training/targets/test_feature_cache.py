@@ -65,7 +65,7 @@ class TestContents:
         [
             ({"data": DataRecipe(source="s", image_size_px=SIDE, seed=1)}, "data.seed"),
             ({"teachers": [TeacherRecipe(name="coarse", kind="k", options={"layer": 3})]}, "teachers.coarse.options"),
-            ({"teachers": [TeacherRecipe(name="coarse", kind="k", dtype="bfloat16")]}, "teachers.coarse.precision"),
+            ({"teachers": [TeacherRecipe(name="coarse", kind="k", dtype="bfloat16")]}, "teachers.coarse.dtype"),
             ({"seed": 7, "optimizer": {"learning_rate": 1.0}}, None),  # the student may change
         ],
     )

@@ -15,7 +15,8 @@ from transformers import AutoModel, pipeline
 
 from modeling_radio import RadioImageProcessor, RadioModel
 from modeling_radio.conversion.convert import main
-from modeling_radio.conversion.to_nvidia import open_model, training_file_content
+from modeling_radio.conversion.to_nvidia import training_file_content
+from modeling_radio.core.opening import open_for_export
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -104,7 +105,7 @@ def test_the_pipeline_runs_and_batches(folder):
 
 
 def test_the_folder_goes_back_to_nvidias_format_in_full(folder):
-    content = training_file_content(open_model(folder))
+    content = training_file_content(open_for_export(folder).backbone)
     original = torch.load(CASE / "checkpoint.pth.tar", weights_only=False)
     assert content["state_dict"].keys() == original["state_dict"].keys()
 

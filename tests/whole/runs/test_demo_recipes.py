@@ -43,7 +43,7 @@ EXACT = ("mixed_precision=no", "optimizer.name=adamw", "optimizer.eps=1")
 
 def small_recipe(*changes: str) -> Recipe:
     recipe = load_recipe("demo", [*SMALL, *TINY, *changes])
-    precise = [entry.replace(precision="float32") for entry in recipe.teachers]
+    precise = [entry.replace(dtype="float32") for entry in recipe.teachers]
     return recipe.replace(teachers=precise) if "mixed_precision=no" in changes else recipe
 
 

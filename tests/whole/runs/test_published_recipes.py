@@ -283,7 +283,7 @@ def in_float32(name: str) -> Recipe:
     recipe = load_recipe(f"{name}.yaml", FLOAT32)
     teachers = [
         entry.replace(
-            precision="float32",
+            dtype="float32",
             options={key: value for key, value in entry.options.items() if key != "weights_dtype"},
             run_mode="fixed" if entry.run_mode == "mosaic" else entry.run_mode,
         )
