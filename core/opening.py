@@ -49,7 +49,6 @@ from modeling_radio.heads_radio import RadioTaskModel
 from modeling_radio.modeling_radio import SUMMARY_INDICES
 from modeling_radio.nvidia.fit import check_fit
 from modeling_radio.nvidia.stored_tensors import stored_tensors
-from modeling_radio.tasks_radio import TASKS
 from modeling_radio.tokenizer import open_tokenizer
 
 
@@ -97,15 +96,9 @@ class Opened:
     base: Path | None = None
     others: tuple[str, ...] = ()
 
-    @property
-    def task(self) -> str | None:
-        """The task of its head, a key of `TASKS`; `None` for a backbone."""
-        names = [each.__name__ for each in type(self.model).__mro__]
-        return next((name for name, task in TASKS.items() if task.class_name in names), None)
-
     @cached_property
     def identity(self) -> str:
-        """Hash of its weights and architecture, which results keep; it does not depend on the file's name or type."""
+        """Hash of its weights and its architecture, which results keep; see `network_fingerprint`."""
         return network_fingerprint(self.model)
 
     @property
@@ -224,7 +217,7 @@ def find_model(source: str | Path, adaptors: Sequence[str] = ()) -> Path:
     Raises:
         ValueError: If there is none.
     """
-    return find_folder(model_folder(Path(source)) if Path(source).is_dir() else source, "checkpoint", adaptors=adaptors)
+    return find_folder(model_folder(Path(source)), "checkpoint", adaptors=adaptors)
 
 
 def read_radio_config(checkpoint: str | Path) -> dict[str, Any]:
@@ -283,14 +276,15 @@ def open_for_export(
     Raises:
         ValueError: If it is quantized, or as `open_model`.
     """
-    config = read_config(find_model(source))
+    folder = find_model(source)
+    config = read_config(folder)
     check_not_quantized(source, config)
-    opened = open_model(source, device="cpu", dtype=None, adaptors=adaptors, as_backbone=as_backbone)
+    opened = open_model(folder, device="cpu", dtype=None, adaptors=adaptors, as_backbone=as_backbone)
     others = {*opened.others} | ({OF_TEXTS[0]} if as_backbone and config.get("text_tower") is not None else set())
     others -= {*OF_TEXTS} if with_texts else set()
     if others:
         shown = first_few(sorted(others), _MAX_NAMES)
-        warnings.warn(f"{opened.checkpoint!r} holds more than RADIO, which is left out: {shown}.", stacklevel=2)
+        warnings.warn(f"{str(source)!r} holds more than RADIO, which is left out: {shown}.", stacklevel=2)
     return opened
 
 

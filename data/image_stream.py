@@ -225,9 +225,8 @@ class EndlessSource:
         """Yield the remaining rows of a part in this pass, piece by piece."""
         part, position = self.parts[number], self._positions[number]
         num_pieces = min(part.num_shards, MAX_PIECES)
-        # What all ranks read comes in the same order everywhere, whatever else a rank reads.
-        order_of = len(self.parts) - number if self.share is not None else number
-        order = np.random.default_rng([self.seed, self.number_of_pass, order_of]).permutation(num_pieces)
+        # All ranks have as many parts, so the last one has the same number, and the same order, on those that share it.
+        order = np.random.default_rng([self.seed, self.number_of_pass, number]).permutation(num_pieces)
         for piece in map(int, order[position[0] :]):
             try:
                 for row in itertools.islice(part.shard(num_pieces, piece), position[1], None):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from modeling_radio import TASK_MODELS, RadioConfig, RadioPreTrainedModel
 from modeling_radio.checks_radio import read_json
 from modeling_radio.core.command_line import recorded_command
-from modeling_radio.core.opening import Opened, network_fingerprint, open_model, read_radio_config
+from modeling_radio.core.opening import Opened, open_model, read_radio_config
 from modeling_radio.core.ranks import device_of_process, rank_and_count
 from modeling_radio.core.settings import TileOptions, hash_of
 from modeling_radio.core.timing import Clock, describe_run
@@ -130,7 +130,7 @@ def measure_answers(settings: EvaluationSettings, name: str) -> tuple[Results, l
         [data],
         run,
         remarks,
-        {f"images of {about.name}": state, STUDENT: network_fingerprint(opened.model)},
+        {f"images of {about.name}": state, STUDENT: opened.identity},
         answers.by_class(),
     )
     with clock.phase("pictures"):

@@ -40,7 +40,7 @@ MAX_ITERATIONS = 1000  # our choice: far more than are needed
 MAX_PATCHES = 100_000
 """Our choice: patches of all images that a head of segmentation is fitted to; more are drawn at random."""
 ROWS = 2**15
-"""LinearRows whose features are float64 at a time."""
+"""Rows whose features are converted to float64 at a time."""
 NEIGHBORS = 20  # of kNN, as in the papers of RADIO
 
 

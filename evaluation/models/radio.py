@@ -89,11 +89,12 @@ class RadioFeatures:
         Raises:
             ValueError: As `open_model`, or if it does not take images of `size_px`.
         """
-        lacking = adaptors_lacking(find_model(source))
+        folder = find_model(source)
+        lacking = adaptors_lacking(folder)
         wanted = {own_name(name, lacking) for name in teachers}
         adaptors = [name for name in lacking if name in wanted]
-        opened = open_model(source, device=device, dtype=None, adaptors=adaptors, as_backbone=True)
-        if read_config(opened.folder).get("text_tower") is not None:
+        opened = open_model(folder, device=device, dtype=None, adaptors=adaptors, as_backbone=True)
+        if read_config(folder).get("text_tower") is not None:
             return RadioTextFeatures(opened.folder, opened.backbone, opened.processor, **options)
         return RadioFeatures(opened.backbone, opened.processor, **options)
 
