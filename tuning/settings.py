@@ -98,9 +98,8 @@ class DataSettings(TaskDataSettings):
     Attributes:
         streaming: Read the training images in order while training, without a copy on the disk: for labels of whole
             images in Parquet or webdataset files or on the Hub; needs `steps` and `evaluate_every`.
-        augment: Random changes of training images: "none"; "light", a little of size, place and colors, which letters
-            stand, too; or "photographs", large crops, mirror images and colors. By default "none" for labels of whole
-            images, else "photographs".
+        augment: Random changes of training images: "none"; "light", small crops and colors; or "photographs", large
+            crops, mirror images and colors. By default "none" for labels of whole images, else "photographs".
         seed: Seed of new weights, the split, the order and the augmentation.
     """
 
