@@ -253,8 +253,10 @@ def test_two_processes_equal_one(two_ranks, monkeypatch):
         one, tolerance = f"one-{name.split('-')[1]}", 1e-5
         if "dtype" in scenario.options:
             tolerance = 5e-3
-        elif "quantize" in scenario.options or (scenario.use_fsdp and scenario.options["tune"] != "full"):  # computes in bfloat16, whose products other batches round otherwise
+        elif "quantize" in scenario.options:  # computes in bfloat16, whose products other batches round otherwise
             tolerance = 1e-4
+        elif scenario.use_fsdp and scenario.options["tune"] != "full":  # beside a solved head, as in `open_run`
+            tolerance = 5e-4  # half a step of Adam
         if not Path(one).exists():
             open_run(settings(one, batch_size=4, **{**scenario.options, "dtype": "float32"})).run()
         best_step, best_step_of_one = (
