@@ -47,6 +47,14 @@ class Scenario(NamedTuple):
     use_fsdp: bool = False
     stop_at: int | None = None
 
+    @property
+    def is_solved(self) -> bool:
+        """Whether a linear head is fitted before the first step.
+
+        A solved head's gradients are roundings, of which Adam makes full steps, and bfloat16 has another optimum.
+        """
+        return not {"task", "dtype"} & self.options.keys() and self.options["tune"] != "full"
+
 
 # Rates for so narrow a backbone would be many times higher, and roundings of bfloat16 with them.
 LORA = {"tune": "lora", "lora_rank": 2, "merge": True, "learning_rate": 5e-4, "head_learning_rate": 1e-3}
@@ -80,10 +88,9 @@ def settings(output: str, *, batch_size: int, **options) -> FinetuneSettings:
     return FinetuneSettings(checkpoint="base", output=Path(output), **{**source, **quick, **options})
 
 
-def open_run(chosen: FinetuneSettings) -> FinetuningRun:
-    """Return a run that fits its linear head first, unless the backbone is trained as well."""
+def open_run(chosen: FinetuneSettings, scenario: Scenario) -> FinetuningRun:
     run = FinetuningRun(chosen)
-    if chosen.tune == "full":  # gradients of a solved head are roundings, of which Adam makes full steps
+    if not scenario.is_solved:
         run.linear_head = None
     return run
 
@@ -127,11 +134,11 @@ def tune(name: str, scenario: Scenario) -> dict[str, Any]:
     """Run one scenario in this process; return what happened."""
     chosen = settings(name, batch_size=2, **scenario.options)
     if scenario.stop_at is not None:
-        first = open_run(chosen)
+        first = open_run(chosen, scenario)
         stop_after(first, scenario.stop_at)
     with pytest.MonkeyPatch.context() as patch:
         written = count_written(patch)
-        run = open_run(chosen)
+        run = open_run(chosen, scenario)
         counts = count_scored(run)
         metrics = run.run()
     model = run.trainer.model
@@ -232,13 +239,12 @@ def test_everything_is_written_and_said_once(two_ranks):
         examination = {"precision_recall.png", "worst.png"} | (
             set() if "task" in scenario.options else {"confusion.png"}
         )
-        is_solved_before = "task" not in scenario.options and scenario.options["tune"] != "full"
-        steps = {"step-2.png", "step-4.png"} | ({"step-0.png"} if is_solved_before else set())
+        steps = {"step-2.png", "step-4.png"} | ({"step-0.png"} if scenario.is_solved else set())
         assert {path.name for path in (output / "pictures").iterdir()} == {"examples", *steps, *examination}
         once = {"settings.json", "results.json", "final"} | ({"merged"} if "merge" in scenario.options else set())
         assert once < {path.name for path in output.iterdir()}
         is_whole = scenario.stop_at is None
-        num_evaluations = 3 + is_solved_before if is_whole else 2  # the last is after the training
+        num_evaluations = 3 + scenario.is_solved if is_whole else 2  # the last is after the training
         within = ("checkpoint-", modeling_radio.core.files.TEMPORARY_PREFIX)  # folders that appear as a whole
         written = [each for each in first["written"] if not any(part.startswith(within) for part in Path(each).parts)]
         assert len(written) == len(once) + len(examination) + 1 + num_evaluations + is_whole  # examples; a new folder
@@ -250,15 +256,16 @@ def test_everything_is_written_and_said_once(two_ranks):
 def test_two_processes_equal_one(two_ranks, monkeypatch):
     monkeypatch.chdir(two_ranks.folder)
     for name, scenario in two_ranks.scenarios.items():
-        one, tolerance = f"one-{name.split('-')[1]}", 1e-5
+        one, tolerance = f"one-{name.split('-')[1]}{'-solved' * scenario.is_solved}", 1e-5
         if "dtype" in scenario.options:
             tolerance = 5e-3
         elif "quantize" in scenario.options:  # computes in bfloat16, whose products other batches round otherwise
             tolerance = 1e-4
-        elif scenario.use_fsdp and scenario.options["tune"] != "full":  # beside a solved head, as in `open_run`
+        elif scenario.use_fsdp and scenario.is_solved:
             tolerance = 5e-4  # half a step of Adam
         if not Path(one).exists():
-            open_run(settings(one, batch_size=4, **{**scenario.options, "dtype": "float32"})).run()
+            options = {**scenario.options, "dtype": "float32"}
+            open_run(settings(one, batch_size=4, **options), scenario).run()
         best_step, best_step_of_one = (
             json.loads(Path(run, "checkpoint-4", "trainer_state.json").read_text())["best_global_step"]
             for run in (name, one)
