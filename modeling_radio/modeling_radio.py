@@ -689,8 +689,8 @@ class RadioPreTrainedModel(NvidiaNames, PreTrainedModel):
         """Put a saved adapter on the model as transformers does, but refuse one that does not fit in full.
 
         Raises:
-            ValueError: If the adapter is for another model, or has a head that the installed transformers or peft does
-                not read. This model must not be used afterwards.
+            ValueError: If the adapter is for another model or was trained on another base, or has a head that the
+                installed transformers or peft does not read. This model must not be used afterwards.
         """
         checks = import_sibling("peft_radio")
         checks.check_adapter_versions(peft_model_id, **(kwargs.get("adapter_kwargs") or {}))
@@ -704,6 +704,7 @@ class RadioPreTrainedModel(NvidiaNames, PreTrainedModel):
             loaded.unexpected_keys,
             loaded.mismatched_keys,
         )
+        checks.check_adapter_base(peft_model_id, self, **(kwargs.get("adapter_kwargs") or {}))
         return loaded
 
     def choose_window_size(

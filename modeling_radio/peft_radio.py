@@ -2,20 +2,39 @@
 
 import importlib.metadata
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 import transformers
+from safetensors import safe_open
+from torch import Tensor
 from transformers.utils import (
     ADAPTER_CONFIG_NAME,
+    ADAPTER_SAFE_WEIGHTS_NAME,
     find_adapter_config_file,
     is_peft_available,
     is_peft_greater_or_equal,
+    logging,
 )
 
 from .checks_radio import read_json
-from .loading_radio import HUB_ID, is_radio_folder
+from .loading_radio import HUB_ID, ODD_VALUES, is_radio_folder
+
+
+logger = logging.get_logger(__name__)
+
+FINGERPRINT = "base_fingerprint"
+"""Entry in the header of an adapter's weights: some values of its base."""
+NUM_TENSORS, NUM_VALUES = 32, 8
+"""Our choice: 256 values are a few kilobytes, and models that were trained apart differ in nearly all of them."""
+_TRUNK = re.compile(r"(?:^|\.)radio_model\.model\.(.+)")
+_OF_ADAPTERS = re.compile(r"\.(?:base_layer|original_module)\b")
+_TOLERANCE = {"rtol": 2**-7, "atol": 1e-6}
+"""Roundings of bfloat16, of which a conversion by way of float16 may add a second one, and small values of float16."""
 
 
 def read_adapter_config(folder: Path) -> dict[str, Any]:
@@ -101,3 +120,70 @@ def check_adapter_weights(
             f"The adapter in {str(adapter)!r} is for another model: {', '.join(differences)}. {remark}".rstrip()
             + " Open the base that it was trained on, with the head that the adapter's config.json describes."
         )
+
+
+def base_fingerprint(weights: Iterable[tuple[str, Tensor]]) -> dict[str, list[float]]:
+    """Return some values of a base's trunk, by the name of the weight, that its dtype and quantization do not change.
+
+    They are spread over the largest weights that are no matrices: biases, norms, positions, filters of convolutions.
+    4 and 8 bits change the matrices of linear layers only. What an adapter trains is left out.
+
+    Args:
+        weights: Names and weights of a model with or without adapters; those of a sharded one gathered.
+    """
+    trunk = _trunk_weights(weights)
+    largest = sorted(trunk, key=lambda name: (-trunk[name].numel(), name))[:NUM_TENSORS]
+    return {name: _some_values(trunk[name], NUM_VALUES) for name in largest}
+
+
+def _trunk_weights(weights: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """Return a trunk's weights that are no matrices, by their names in a model without adapters."""
+    trunk = {}
+    for name, tensor in weights:
+        found = _TRUNK.search(name)
+        if found and "lora_" not in name and ".modules_to_save." not in name:
+            is_sampled = tensor.is_floating_point() and tensor.ndim != 2 and not tensor.is_meta
+            if is_sampled and tensor.numel():  # DeepSpeed's ZeRO-3 empties weights that are not in use
+                trunk[_OF_ADAPTERS.sub("", found[1])] = tensor.detach()
+    return trunk
+
+
+def _some_values(tensor: Tensor, number: int) -> list[float]:
+    """Return values of a tensor at equal distances, rounded to bfloat16."""
+    if hasattr(tensor, "full_tensor"):
+        tensor = tensor.full_tensor()
+    places = torch.linspace(0, tensor.numel() - 1, min(number, tensor.numel()), dtype=torch.float64).long()
+    return tensor.flatten()[places.to(tensor.device)].bfloat16().float().tolist()
+
+
+def check_adapter_base(adapter: str | Path | None, model: torch.nn.Module, **download_options: Any) -> None:
+    """Refuse an adapter that was trained on another base; log a warning if it does not say on which.
+
+    Args:
+        adapter: Folder or Hub id; `None` if there is neither.
+        model: The model with or without the adapter. Weights that it does not hold yet are not compared.
+        download_options: Download options of transformers' `find_adapter_config_file`.
+
+    Raises:
+        ValueError: If values of the base differ, or those of the adapter cannot be read.
+    """
+    path = None if adapter is None else find_adapter_config_file(str(adapter), **download_options)
+    if path is None or not (file := Path(path).with_name(ADAPTER_SAFE_WEIGHTS_NAME)).is_file():
+        return
+    with safe_open(file, "pt") as weights:
+        text = (weights.metadata() or {}).get(FINGERPRINT)
+    if text is None:
+        logger.warning("The adapter in %r does not say on which base it was trained: check it yourself.", str(adapter))
+        return
+    try:
+        known = {name: [float(value) for value in values] for name, values in json.loads(text).items()}
+    except (ValueError, *ODD_VALUES) as error:
+        raise ValueError(f"`{FINGERPRINT}` in the header of {str(file)!r} must be numbers by name: {error}.") from error
+    trunk = _trunk_weights(model.named_parameters())
+    for name in sorted(known.keys() & trunk.keys()):
+        here = _some_values(trunk[name], NUM_VALUES)
+        if len(here) != len(known[name]) or not np.allclose(here, known[name], **_TOLERANCE):
+            raise ValueError(
+                f"The adapter in {str(adapter)!r} was trained on another base: `{name}` has other values in this "
+                "model. Open the base that the adapter's adapter_config.json names."
+            )

@@ -26,7 +26,13 @@ from modeling_radio.core.opening import check_finite, check_stored
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.loading_radio import ODD_VALUES
 from modeling_radio.modeling_radio import ADAPTORS, BLOCKS
-from modeling_radio.peft_radio import check_adapter_weights, read_adapter_config
+from modeling_radio.peft_radio import (
+    FINGERPRINT,
+    base_fingerprint,
+    check_adapter_base,
+    check_adapter_weights,
+    read_adapter_config,
+)
 from modeling_radio.tuning.settings import FinetuneSettings
 from modeling_radio.xattn_radio import CrossAttentionHead
 
@@ -118,7 +124,7 @@ def save_adapter(
     """Write an adapter folder; an older one is replaced as a whole.
 
     Beside peft's two files it holds the processor and the task model's `config.json` with its code, from which the base
-    is opened with the right head.
+    is opened with the right head. The header of the weights holds some values of the base, so that another is refused.
 
     Args:
         model: A task model with one adapter.
@@ -146,10 +152,9 @@ def save_adapter(
         # `auto_mapping` names the Python module of the class, which no other process can import.
         config = json.loads(config_file.read_text()) | {"base_model_name_or_path": base, "auto_mapping": None}
         config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-        saved = load_file(weights_file)
-        renamed = {_named_magnitude(key): tensor for key, tensor in saved.items()}
-        if renamed.keys() != saved.keys():
-            save_file(renamed, weights_file, metadata={"format": "pt"})
+        renamed = {_named_magnitude(key): tensor for key, tensor in load_file(weights_file).items()}
+        fingerprint = base_fingerprint(model.named_parameters() if weights is None else weights.items())
+        save_file(renamed, weights_file, metadata={"format": "pt", FINGERPRINT: json.dumps(fingerprint)})
 
     write_folder(path, write)
 
@@ -171,8 +176,8 @@ def open_adapter(model: RadioPreTrainedModel | PeftModel, folder: Path, name: st
         The model with the adapter active.
 
     Raises:
-        ValueError: If the folder holds no adapter, or one for a model of another shape or with another head; the model
-            is unchanged.
+        ValueError: If the folder holds no adapter, or one for a model of another shape, with another head or that was
+            trained on another base; the model is unchanged.
     """
     from peft import PeftModel
 
@@ -208,6 +213,7 @@ def _check_adapter(model: RadioPreTrainedModel | PeftModel, folder: Path) -> Non
     mismatched = [(name, there[name], here[name]) for name in there.keys() & here.keys() if there[name] != here[name]]
     remark = _differing_fields(RadioConfig.from_pretrained(folder), base.config)
     check_adapter_weights(folder, here.keys() - there.keys(), there.keys() - here.keys(), mismatched, remark)
+    check_adapter_base(folder, base)
 
 
 def _base_of(model: RadioPreTrainedModel | PeftModel) -> RadioPreTrainedModel:

@@ -15,7 +15,13 @@ from tiny_navit import build_navit
 from tiny_radio1d import FIELDS
 from tiny_tuning import tuning_settings
 
-from modeling_radio import RadioConfig, RadioForImageClassification, RadioForSemanticSegmentation, RadioModel
+from modeling_radio import (
+    RadioConfig,
+    RadioForImageClassification,
+    RadioForSemanticSegmentation,
+    RadioModel,
+    peft_radio,
+)
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.tuning.adapters import (
     add_adapter,
@@ -297,3 +303,36 @@ def test_folders_that_are_no_fitting_adapters_are_refused(base_folder, tmp_path,
         (folder / "config.json").write_text(json.dumps(fields))
         with pytest.raises(ValueError, match="is for another model"):
             CLASSIFIER.from_pretrained(folder)
+
+
+def test_an_adapter_knows_its_base_in_any_precision(base_folder, tmp_path, caplog, monkeypatch):
+    folder = save(trained(add_adapter(open_base(base_folder), settings())), tmp_path / "adapter", base_folder)
+    monkeypatch.setattr(transformers.utils.logging.get_logger("transformers"), "propagate", True)
+    monkeypatch.setattr(peft_radio.logger, "propagate", True)
+    four_bits = transformers.BitsAndBytesConfig(load_in_4bit=True)
+    precisions = [{}, *({"dtype": dtype} for dtype in (torch.bfloat16, torch.float16))]
+    for options in (*precisions, {"quantization_config": four_bits}):
+        base = CLASSIFIER.from_pretrained(base_folder, num_labels=3, **options)
+        adapted = open_adapter(base, folder)
+        again = save(adapted, tmp_path / "again", base_folder)  # an adapter of this precision on the base of another
+        open_adapter(open_base(base_folder), again)
+        if LOADS_HEADS:
+            CLASSIFIER.from_pretrained(base_folder, num_labels=3, **options).load_adapter(str(folder))
+    assert "which base" not in caplog.text
+
+    other = open_base(base_folder)
+    with torch.no_grad():
+        other.get_submodule("radio_model.model.blocks.1.mlp.fc1").bias += 0.01
+    refusals = [lambda: open_adapter(other, folder)] + [lambda: other.load_adapter(str(folder))] * LOADS_HEADS
+    for refused in refusals:
+        with pytest.raises(ValueError, match=r"another base: `blocks\.1\.mlp\.fc1\.bias`"):
+            refused()
+
+    file = folder / "adapter_model.safetensors"
+    save_file(load_file(file), file, {"format": "pt"})
+    open_adapter(open_base(base_folder), folder)
+    assert "which base" in caplog.text
+    for text in ("{", "[1]", '{"a": 1}', '{"a": ["b"]}'):
+        save_file(load_file(file), file, {"format": "pt", peft_radio.FINGERPRINT: text})
+        with pytest.raises(ValueError, match="base_fingerprint"):
+            open_adapter(open_base(base_folder), folder)
