@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
@@ -18,6 +17,7 @@ from modeling_radio.conversion.verification import (
     largest_difference,
 )
 from modeling_radio.core.hub import find_folder
+from modeling_radio.core.opening import open_model
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.model_cards.build import write_card
 from modeling_radio.model_cards.kinds import Conversion
@@ -141,7 +141,7 @@ def verify(folder: Path, reference: Path, tolerance: float) -> list[OutputDiffer
         ValueError: If an output differs by more than `tolerance`, or `tolerance` is no number of at least 0.
     """
     check_tolerance(tolerance)
-    model = RadioModel.from_pretrained(folder, dtype=torch.float32).eval()
+    model = open_model(folder, device="cpu", as_backbone=True).backbone
     comparisons = compare_with_reference(model, reference)
     print(format_comparisons(comparisons, tolerance))
     largest = largest_difference(comparisons)

@@ -14,6 +14,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from modeling_radio import RadioModel
 from modeling_radio.checks_radio import check_choice
 from modeling_radio.core.files import sole_run
+from modeling_radio.core.opening import open_model
 from modeling_radio.core.timing import Clock, Phase, WholeRun, describe_run
 from modeling_radio.demo.before_after import draw_before_after
 from modeling_radio.demo.closing_page import FIGURE_CAPTION, write_closing_page
@@ -164,7 +165,7 @@ def run_seed(
     with clock.phase("distill" if distiller.resumed_from is None else "distill (resumed)"):
         checkpoint = distiller.run()
     assert checkpoint is not None  # only a run that was stopped early has none
-    before, after = evaluation.untrained_student(seed), RadioModel.from_pretrained(checkpoint).eval()
+    before, after = evaluation.untrained_student(seed), open_model(checkpoint, device="cpu").backbone
     with clock.phase("evaluate"):
         measurements = [
             *evaluation.measure_student(before, " before training", seed),

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from modeling_radio import RadioForImageClassification, RadioImageProcessor, RadioModel
 from modeling_radio.checks_radio import read_json
 from modeling_radio.core.files import write_folder, write_text
+from modeling_radio.core.opening import open_model
 from modeling_radio.data.training_images import build_images, render
 from modeling_radio.demo.add_words import BATCH_SIZE, ridge
 from modeling_radio.demo.teachers import EfficientNetLiteTeacher
@@ -89,7 +90,7 @@ def write_small_student(source: Path, output: Path, num_images: int = NUM_IMAGES
         output: Folder to write.
         num_images: Training images for the regression.
     """
-    student = with_one_summary(RadioModel.from_pretrained(source, dtype=torch.float32).eval(), TEACHER)
+    student = with_one_summary(open_model(source, device="cpu").backbone, TEACHER)
     size = min(student.config.preferred_resolution)
     images = build_images(SOURCE, size=size, num_images=num_images, split="train")
     rendered = render(images, range(num_images), num_workers=0, show_progress=False)

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
 from safetensors import safe_open
@@ -181,8 +180,8 @@ def check_adapter_base(adapter: str | Path | None, model: torch.nn.Module, **dow
         raise ValueError(f"`{FINGERPRINT}` in the header of {str(file)!r} must be numbers by name: {error}.") from error
     trunk = _trunk_weights(model.named_parameters())
     for name in sorted(known.keys() & trunk.keys()):
-        here = _some_values(trunk[name], NUM_VALUES)
-        if len(here) != len(known[name]) or not np.allclose(here, known[name], **_TOLERANCE):
+        here, there = torch.tensor(_some_values(trunk[name], NUM_VALUES)), torch.tensor(known[name])
+        if here.shape != there.shape or not torch.allclose(here, there, **_TOLERANCE):
             raise ValueError(
                 f"The adapter in {str(adapter)!r} was trained on another base: `{name}` has other values in this "
                 "model. Open the base that the adapter's adapter_config.json names."

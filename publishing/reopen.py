@@ -12,8 +12,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from modeling_radio import RadioImageProcessor, RadioModel
 from modeling_radio.core.interruption import raised_signals
+from modeling_radio.core.opening import open_model
 from modeling_radio.core.trust import clean_environment
 from modeling_radio.native import native_differences
 
@@ -79,8 +79,8 @@ def reopen_elsewhere(checkpoint: Path, image: Image.Image) -> float:
 
 @torch.no_grad()
 def _outputs_here(checkpoint: Path, image: Image.Image) -> dict[str, Tensor]:
-    model = RadioModel.from_pretrained(checkpoint).eval()
-    inputs = RadioImageProcessor.from_pretrained(checkpoint)(image, return_tensors="pt")
+    opened = open_model(checkpoint, device="cpu", dtype=None)
+    model, inputs = opened.backbone, opened.processor(image, return_tensors="pt")
     output = model(**inputs, return_dict=True)
     expected = {"summary": output.summary, "features": output.features, "pipeline": output[0]}
     if not native_differences(model.config):

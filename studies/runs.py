@@ -18,10 +18,10 @@ import torch
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
-from modeling_radio import RadioModel
 from modeling_radio.core.errors import UserError
 from modeling_radio.core.files import hash_file
 from modeling_radio.core.interruption import StopRequest, TrainingDivergedError, prepare_stoppable, run_stoppable
+from modeling_radio.core.opening import open_model
 from modeling_radio.core.settings import hash_of
 from modeling_radio.core.timing import Phase, WholeRun, describe_run
 from modeling_radio.studies.held_out import HeldOut
@@ -51,7 +51,7 @@ def _make_run(opened: OpenedStudy, held_out: HeldOut, output: Path, device: str 
                 checkpoint = run_recipe(recipe, folder, device=device)
             assert checkpoint is not None  # only a run that was stopped early has none
             with clock.phase("measure"):
-                sums, numbers = held_out.measure(RadioModel.from_pretrained(checkpoint), recipe)
+                sums, numbers = held_out.measure(open_model(checkpoint, device="cpu").backbone, recipe)
         except TrainingDivergedError as error:
             sums, numbers, failure = {}, {}, str(error)
     run, decisive = describe_run(f"radio study {opened.name}", clock), decisive_part(recipe.to_dict())

@@ -84,6 +84,28 @@ LAZY_PACKAGES = {"datasets", "evaluate", "faiss", "lance", "peft", "pyarrow", "s
 LAZY_PACKAGES |= {"fcntl", "resource"}  # not on Windows
 
 
+# Files that open a model other than by `core/opening.py`, and why. `modeling_radio/` travels without that file.
+OPENERS = {
+    "api/__init__.py": "a class that the user may have written",
+    "conversion/graphs/sam3_to_onnx.py": "transformers' SAM3 with our trunk",
+    "conversion/release/worker.py": "another process, which runs NVIDIA's code",
+    "conversion/text_tower.py": "a teacher of transformers",
+    "conversion/web/texts.py": "an attention that can be exported",
+    "core/opening.py": "the door itself",
+    "demo/closing_page.py": "a line that is shown to the user",
+    "evaluation/models/pretrained.py": "models of transformers that are compared with",
+    "evaluation/tasks/concept_segmentation.py": "transformers' SAM3",
+    "prediction/words.py": "transformers' SAM3",
+    "publishing/checks.py": "another process, as a user of the Hub would",
+    "publishing/reopen.py": "another process, as a user of the Hub would",
+    "training/student/warm_start/start.py": "a network of transformers",
+    "training/student/warm_start/vit.py": "a ViT of transformers",
+    "training/teachers/published/base.py": "teachers of transformers",
+    "tuning/adapters.py": "an adapter on an opened model, by peft",
+}
+OPENS_NO_MODEL = re.compile(r"(\w*Config|\w*Processor|\w*Tokenizer\w*)\.from_pretrained")
+
+
 @cache
 def tree_of(path):
     """The syntax tree of a file, which no test changes."""
@@ -140,6 +162,20 @@ def test_packages_import_only_along_the_arrows():
         package = path.relative_to(ROOT).parts[0]
         imported[package] |= (imported_packages(nodes_of(path)) & PACKAGES) - {package}
     assert imported == ARROWS
+
+
+def opens_models(path):
+    """Calls of `from_pretrained` that open a model, also in the programs that a file starts in other processes."""
+    calls = [ast.unparse(node.func) for node in nodes_of(path) if isinstance(node, ast.Call)]
+    texts = [node.value for node in nodes_of(path) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    found = [call for call in calls if call.endswith(".from_pretrained")]
+    found += [call for text in texts for call in re.findall(r"\S+\.from_pretrained(?=\()", text)]
+    return [call for call in found if not OPENS_NO_MODEL.fullmatch(call)]
+
+
+def test_models_are_opened_by_one_module():
+    paths = [path for path in python_files(*FOLDERS) if "modeling_radio" not in path.relative_to(ROOT).parts]
+    assert wrong_files(paths, opens_models).keys() == OPENERS.keys()
 
 
 def test_folders_import_what_is_drawn_below_them():

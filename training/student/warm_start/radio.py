@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from modeling_radio import RadioAdaptorConfig, RadioConfig, RadioModel
+from modeling_radio.core.opening import open_model
 from modeling_radio.core.seeds import make_generator
 from modeling_radio.layers_radio import resize_position_table
 from modeling_radio.modeling_radio import ADAPTORS, BLOCKS, DECODER_PREFIX, POSITIONS, PREFIX_TOKENS, SUMMARY_INDICES
@@ -149,7 +150,7 @@ def open_source(source: str, config: RadioConfig, blocks: Sequence[int] | None =
         RecipeError: If it cannot be opened, or its trunk differs; the message lists the fields.
     """
     try:
-        model = RadioModel.from_pretrained(source, dtype=torch.float32)
+        model = open_model(source, device="cpu", as_backbone=True).backbone
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise RecipeError(
