@@ -40,6 +40,7 @@ from modeling_radio import (
     RadioPreTrainedModel,
 )
 from modeling_radio.checks_radio import check_choice, find_builtin, read_json
+from modeling_radio.configuration_radio import check_file
 from modeling_radio.core.errors import first_few
 from modeling_radio.core.hub import find_folder
 from modeling_radio.core.ids import model_folder
@@ -224,7 +225,7 @@ def read_radio_config(checkpoint: str | Path) -> dict[str, Any]:
     """Return the content of a folder's `config.json`, ours or in NVIDIA's layout.
 
     Raises:
-        ValueError: If it has none, or it is no RADIO model.
+        ValueError: If it has none, it is no RADIO model, or a field of transformers' own is of another kind.
     """
     values = read_config(find_model(checkpoint))
     if "args" not in values and values.get("model_type") != RadioConfig.model_type:
@@ -232,6 +233,7 @@ def read_radio_config(checkpoint: str | Path) -> dict[str, Any]:
             f"`checkpoint` must be a RADIO model, got {str(checkpoint)!r} with the `model_type` "
             f"{values.get('model_type')!r:.60}."
         )
+    check_file(values)
     return values
 
 

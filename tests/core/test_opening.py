@@ -88,6 +88,9 @@ def test_checkpoints_that_cannot_be_opened_are_refused(backbone, texts, tmp_path
     deeper = edit_config(shutil.copytree(backbone, tmp_path / "deeper"), num_hidden_layers=7)
     for folder in (other, towerless, without_tokenizer):
         refused("checkpoint", lambda folder=folder: open_model(str(folder), device="cpu"))
+    for number, classes in enumerate(([["x"]], {"x": 1}, 5)):
+        strange = edit_config(shutil.copytree(backbone, tmp_path / f"strange{number}"), architectures=classes)
+        refused("architectures", lambda strange=strange: open_model(str(strange), device="cpu"))
     refused("device", lambda: open_model(str(backbone), device="tpu"))
     refused("dtype", lambda: open_model(str(backbone), device="cpu", dtype="float8"))
     with pytest.raises(ValueError, match=r"radio_model\.model\.blocks\.6"):
