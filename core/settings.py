@@ -26,7 +26,6 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
-    model_validator,
 )
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, to_jsonable_python
@@ -481,70 +480,6 @@ class DtypeOptions(Settings):
     """
 
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-
-
-class SampleOptions(Settings):
-    """Base of the options of a command that may read some of the images only.
-
-    Attributes:
-        max_images: Number of images of each split, a seeded choice; by default all.
-    """
-
-    title: ClassVar[str] = "data"
-
-    max_images: int | None = Field(None, gt=0)
-
-
-class StreamOptions(Settings):
-    """Base of the options of a command that reads images of tables.
-
-    Attributes:
-        streaming: Read `.parquet` or `.tar` files, or a data set of the Hub, in order, without a copy on the disk.
-        image_column: Column of the images; by default the first of the usual names.
-    """
-
-    title: ClassVar[str] = "data"
-
-    streaming: bool = False
-    image_column: str | None = None
-
-
-class ImageSourceOptions(StreamOptions, SampleOptions):
-    """Base of the options of a command that reads images without labels.
-
-    Attributes:
-        id_column: Column with a name for each image; by default the image's path in its folder, the key in its
-            webdataset shard, or its number.
-        splits: Splits that are read; by default those called train, validation and test, or similar.
-    """
-
-    title: ClassVar[str] = "data"
-
-    id_column: str | None = None
-    splits: list[str] | None = Field(None, min_length=1)
-
-    @model_validator(mode="after")
-    def _check_streaming(self) -> "ImageSourceOptions":
-        """Refuse choices among all images where these are not known."""
-        text = "`{path}` chooses among all images, which a stream does not know: leave it or `streaming` out."
-        chosen = [name for name in ("splits", "max_images") if getattr(self, name) is not None]
-        if self.streaming and chosen:
-            raise SettingsError(*(Problem((name,), text) for name in chosen))
-        return self
-
-
-class LabeledSource(StreamOptions):
-    """Base of the options of a command that reads labeled images.
-
-    Attributes:
-        box_format: Format of the boxes of a `datasets` source, in pixels.
-        depth_scale: Units per meter of stored depth; by default 1000 for whole numbers and 1 for others.
-    """
-
-    title: ClassVar[str] = "data"
-
-    box_format: Literal["xywh", "xyxy", "cxcywh"] = "xywh"
-    depth_scale: float | None = Field(None, gt=0)
 
 
 def _is_finite(value: Any) -> bool:

@@ -12,15 +12,14 @@ from modeling_radio.core.ids import ModelFolder
 from modeling_radio.core.imports import is_object_path
 from modeling_radio.core.settings import (
     DeviceOptions,
-    LabeledSource,
     OneOf,
-    SampleOptions,
     Settings,
     Spelling,
     TileOptions,
     read_names,
     require,
 )
+from modeling_radio.data.settings import LabeledSource, SampleOptions
 from modeling_radio.evaluation.tasks.registry import RETRIEVAL, TASKS
 from modeling_radio.training.recipes.recipe import RECIPE_FILE, Recipe, RecipeOptions
 

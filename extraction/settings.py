@@ -11,11 +11,11 @@ from modeling_radio.core.ids import ModelFolder
 from modeling_radio.core.settings import (
     DeviceOptions,
     DtypeOptions,
-    ImageSourceOptions,
     Problem,
     SettingsError,
     TileOptions,
 )
+from modeling_radio.data.settings import ImageSourceOptions
 
 
 NUM_IMAGES, NUM_DENSE_IMAGES = 1000, 100

@@ -30,9 +30,10 @@ from modeling_radio.core.files import (
 )
 from modeling_radio.core.ids import name_of_folder
 from modeling_radio.core.opening import open_model, require_rgb
-from modeling_radio.core.settings import ImageSourceOptions, hash_of
+from modeling_radio.core.settings import hash_of
 from modeling_radio.core.tables import counted
 from modeling_radio.core.timing import ProgressBar
+from modeling_radio.data.settings import ImageSourceOptions
 from modeling_radio.evaluation.models.radio import tiles_of
 from modeling_radio.extraction.settings import SourceSettings
 from modeling_radio.extraction.shards import Shard

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from modeling_radio.core.ids import ModelId
-from modeling_radio.core.settings import DeviceOptions, DtypeOptions, ImageSourceOptions, SampleOptions, TileOptions
+from modeling_radio.core.settings import DeviceOptions, DtypeOptions, TileOptions
+from modeling_radio.data.settings import ImageSourceOptions, SampleOptions
 
 
 class PredictSettings(ImageSourceOptions, TileOptions, DtypeOptions, DeviceOptions):

@@ -32,7 +32,7 @@ ARROWS = {
     "evaluation": {"data", "modeling_radio", "core", "metrics", "figures", "model_cards", "training", "tuning"},
     "extraction": {"data", "modeling_radio", "core", "metrics", "figures", "model_cards", "evaluation"},
     "serving": {"data", "modeling_radio", "core", "figures", "prediction"},
-    "prediction": {"modeling_radio", "core", "figures", "evaluation", "extraction"},
+    "prediction": {"data", "modeling_radio", "core", "figures", "evaluation", "extraction"},
     "publishing": {"modeling_radio", "core", "model_cards", "extraction"},
     "studies": {"data", "modeling_radio", "core", "metrics", "figures", "training", "evaluation"},
     "demo": {
