@@ -11,9 +11,10 @@ from modeling_radio.evaluation.data_tables import open_data
 from modeling_radio.evaluation.features import StoredFeatures, Wanted
 from modeling_radio.evaluation.models.radio import RadioFeatures
 from modeling_radio.evaluation.models.teachers import TeacherFeatures
-from modeling_radio.evaluation.settings import PRESETS, DataOptions, TaskSettings
+from modeling_radio.evaluation.settings import PRESETS, DataOptions
 from modeling_radio.evaluation.tasks.base import Evaluation
 from modeling_radio.evaluation.tasks.registry import find_task
+from modeling_radio.evaluation.tasks.settings import TaskSettings
 from modeling_radio.metrics.feature_model import FeatureModel
 from modeling_radio.metrics.results import STUDENT, Measurement
 from modeling_radio.training.recipes.recipe import Recipe

@@ -23,10 +23,11 @@ from modeling_radio.evaluation.data import EvaluationData, Stacked, groups_of
 from modeling_radio.evaluation.data_tables import TableData
 from modeling_radio.evaluation.features import FeatureStore, StoredFeatures, Wanted
 from modeling_radio.evaluation.models.radio import RadioFeatures
-from modeling_radio.evaluation.settings import DataOptions, TaskSettings
+from modeling_radio.evaluation.settings import DataOptions
 from modeling_radio.evaluation.students import StudentEvaluation
 from modeling_radio.evaluation.tasks.base import Evaluation
 from modeling_radio.evaluation.tasks.registry import find_task
+from modeling_radio.evaluation.tasks.settings import TaskSettings
 from modeling_radio.figures.progress import TOKEN_TASKS, values_by_tokens
 from modeling_radio.metrics.feature_model import Encoding
 from modeling_radio.studies.raw_results import HeldOutSums

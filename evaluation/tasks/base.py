@@ -10,7 +10,7 @@ from torch import Tensor
 
 from modeling_radio.evaluation.data import CroppedViews, EvaluationData, Examples, Kind, Part, SizedImages, Windows
 from modeling_radio.evaluation.features import FeatureStore, StoredFeatures, Wanted
-from modeling_radio.evaluation.settings import TaskSettings
+from modeling_radio.evaluation.tasks.settings import TaskSettings
 from modeling_radio.metrics.bootstrap import Interval, bootstrap_interval, mean_interval
 from modeling_radio.metrics.feature_model import FeatureModel, TextModel
 from modeling_radio.metrics.results import Measurement

@@ -13,9 +13,9 @@ from modeling_radio.core.seeds import make_generator
 from modeling_radio.core.timing import ProgressBar
 from modeling_radio.evaluation.data import ByNumber, CroppedViews, Examples, Kind
 from modeling_radio.evaluation.models.radio import PatchTextModel, RadioFeatures
-from modeling_radio.evaluation.settings import RADSEG_STEPS, TaskSettings
 from modeling_radio.evaluation.tasks.base import DENSE, Evaluation, Task, dense_features, require_protocol, takes_sizes
 from modeling_radio.evaluation.tasks.classification import TEMPLATES, no_text_tower
+from modeling_radio.evaluation.tasks.settings import RADSEG_STEPS, TaskSettings
 from modeling_radio.metrics.dense import (
     IGNORE_INDEX,
     class_sums,

@@ -19,8 +19,8 @@ from torchvision.transforms.v2.functional import center_crop
 from modeling_radio.core.timing import ProgressBar
 from modeling_radio.evaluation.data import Examples, Kind, square
 from modeling_radio.evaluation.models.radio import RadioFeatures
-from modeling_radio.evaluation.settings import TaskSettings
 from modeling_radio.evaluation.tasks.base import Evaluation, Task
+from modeling_radio.evaluation.tasks.settings import TaskSettings
 from modeling_radio.metrics.dense import DELTA, normal_scores
 from modeling_radio.metrics.results import Measurement
 

@@ -22,8 +22,8 @@ from modeling_radio.demo.evaluation_data import DemoData
 from modeling_radio.demo.images import ClassificationSet, SegmentationSet
 from modeling_radio.evaluation import data_nyu, data_pairs, public_sets
 from modeling_radio.evaluation.models.pretrained import RawPixels
-from modeling_radio.evaluation.settings import TaskSettings
 from modeling_radio.evaluation.tasks.base import Evaluation
+from modeling_radio.evaluation.tasks.settings import TaskSettings
 
 
 COLORS = torch.tensor([[250, 20, 20], [20, 250, 20]], dtype=torch.uint8)

@@ -13,10 +13,10 @@ from modeling_radio.evaluation.report import (
     resolution_section,
     write_report,
 )
-from modeling_radio.evaluation.settings import TaskSettings
 from modeling_radio.evaluation.tasks.base import Evaluation
 from modeling_radio.evaluation.tasks.classification import measure_knn
 from modeling_radio.evaluation.tasks.dense_prediction import measure_segmentation_probe
+from modeling_radio.evaluation.tasks.settings import TaskSettings
 from modeling_radio.metrics.results import Measurement, Results, Source
 
 

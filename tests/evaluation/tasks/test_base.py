@@ -9,8 +9,8 @@ from modeling_radio.core.settings import SettingsError
 from modeling_radio.evaluation.data_tables import TableData
 from modeling_radio.evaluation.features import FeatureStore, Wanted
 from modeling_radio.evaluation.models.radio import RadioFeatures
-from modeling_radio.evaluation.settings import TaskSettings
 from modeling_radio.evaluation.tasks.base import DENSE, Evaluation
+from modeling_radio.evaluation.tasks.settings import TaskSettings
 
 
 @wrong(consistency_sizes_px=[[], [64], [64, 64], [0, 64]], switching_sizes_px=[[-8, 64]])

@@ -17,7 +17,6 @@ from modeling_radio.evaluation.data_tables import TableData
 from modeling_radio.evaluation.models.pretrained import RawPixels
 from modeling_radio.evaluation.models.radio import RadioFeatures
 from modeling_radio.evaluation.models.teachers import TeacherFeatures
-from modeling_radio.evaluation.settings import TaskSettings
 from modeling_radio.evaluation.tasks import classification
 from modeling_radio.evaluation.tasks.base import Evaluation
 from modeling_radio.evaluation.tasks.classification import (
@@ -32,6 +31,7 @@ from modeling_radio.evaluation.tasks.classification import (
     text_features,
     zero_shot_predictions,
 )
+from modeling_radio.evaluation.tasks.settings import TaskSettings
 from modeling_radio.metrics.feature_model import TextModel
 from modeling_radio.metrics.knn import retrieval_scores
 from modeling_radio.tokenizer import open_tokenizer

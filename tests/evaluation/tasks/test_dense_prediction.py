@@ -12,7 +12,6 @@ from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.evaluation.data_tables import TableData
 from modeling_radio.evaluation.models.pretrained import RawPixels
 from modeling_radio.evaluation.models.radio import RadioFeatures
-from modeling_radio.evaluation.settings import RADSEG_STEPS, TaskSettings
 from modeling_radio.evaluation.tasks.base import Evaluation
 from modeling_radio.evaluation.tasks.classification import measure_mode_switching
 from modeling_radio.evaluation.tasks.dense_prediction import (
@@ -33,6 +32,7 @@ from modeling_radio.evaluation.tasks.dense_prediction import (
     segmentation_loss,
     upsampled,
 )
+from modeling_radio.evaluation.tasks.settings import RADSEG_STEPS, TaskSettings
 from modeling_radio.metrics.dense import class_sums, mean_iou_of_sums
 from modeling_radio.zero_shot_radio import PLAIN_TEMPLATES
 

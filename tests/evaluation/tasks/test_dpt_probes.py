@@ -9,7 +9,7 @@ import torch
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.evaluation.data_tables import open_data
 from modeling_radio.evaluation.models.radio import RadioFeatures
-from modeling_radio.evaluation.settings import DataOptions, EvaluationSettings, TaskSettings
+from modeling_radio.evaluation.settings import DataOptions, EvaluationSettings
 from modeling_radio.evaluation.tasks import dpt_probes
 from modeling_radio.evaluation.tasks.base import Evaluation
 from modeling_radio.evaluation.tasks.dpt_probes import (
@@ -22,6 +22,7 @@ from modeling_radio.evaluation.tasks.dpt_probes import (
     rate_at,
 )
 from modeling_radio.evaluation.tasks.registry import find_task
+from modeling_radio.evaluation.tasks.settings import TaskSettings
 
 
 def normal(*shape: int, seed: int) -> torch.Tensor:

@@ -10,7 +10,6 @@ from modeling_radio.evaluation.data_tables import TableData
 from modeling_radio.evaluation.features import FeatureStore
 from modeling_radio.evaluation.models.pretrained import RawPixels
 from modeling_radio.evaluation.models.radio import RadioFeatures
-from modeling_radio.evaluation.settings import TaskSettings
 from modeling_radio.evaluation.tasks.base import Evaluation
 from modeling_radio.evaluation.tasks.representation import (
     measure_adaptor_fidelity,
@@ -31,6 +30,7 @@ from modeling_radio.evaluation.tasks.representation import (
     measure_shift_error,
     some_tokens,
 )
+from modeling_radio.evaluation.tasks.settings import TaskSettings
 from modeling_radio.figures.progress import WIDTH_TASKS, values_by_tokens
 from modeling_radio.metrics.representation import (
     block_statistics,
