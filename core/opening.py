@@ -50,6 +50,7 @@ from modeling_radio.heads_radio import RadioTaskModel
 from modeling_radio.modeling_radio import SUMMARY_INDICES
 from modeling_radio.nvidia.fit import check_fit
 from modeling_radio.nvidia.stored_tensors import stored_tensors
+from modeling_radio.tasks_radio import HeadTask, task_of
 from modeling_radio.tokenizer import open_tokenizer
 
 
@@ -101,6 +102,11 @@ class Opened:
     def identity(self) -> str:
         """Hash of its weights and its architecture, which results keep; see `network_fingerprint`."""
         return network_fingerprint(self.model)
+
+    @property
+    def task(self) -> HeadTask | None:
+        """Task of the model; `None` of a backbone."""
+        return task_of([type(self.model).__name__])
 
     @property
     def dtype(self) -> str:

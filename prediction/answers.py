@@ -24,7 +24,7 @@ from modeling_radio.core.opening import Opened, network_fingerprint
 from modeling_radio.core.settings import hash_of
 from modeling_radio.figures.predictions import check_tiles
 from modeling_radio.pipelines_radio import RadioObjectDetectionPipeline, limits_of
-from modeling_radio.tasks_radio import PIPELINES, task_of
+from modeling_radio.tasks_radio import PIPELINES
 from modeling_radio.views_radio import ViewOptions
 
 
@@ -121,11 +121,11 @@ class Answering:
     kind: str = field(init=False)
 
     def __post_init__(self) -> None:
-        model, name = self.opened.model, type(self.opened.model).__name__
-        task = task_of([name])
+        model, task = self.opened.model, self.opened.task
         if task is None:
             raise ValueError(
-                f"`checkpoint` must be a model tuned for a task, got {self.opened.checkpoint!r}, a {name}. "
+                f"`checkpoint` must be a model tuned for a task, got {self.opened.checkpoint!r}, "
+                f"a {type(model).__name__}. "
                 "`radio extract` writes its features."
             )
         is_zero_shot = isinstance(model, RadioForZeroShotImageClassification)
