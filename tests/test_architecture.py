@@ -90,7 +90,6 @@ OPENERS = {
     "conversion/graphs/sam3_to_onnx.py": "transformers' SAM3 with our trunk",
     "conversion/release/worker.py": "another process, which runs NVIDIA's code",
     "conversion/text_tower.py": "a teacher of transformers",
-    "conversion/web/texts.py": "an attention that can be exported",
     "core/opening.py": "the door itself",
     "demo/closing_page.py": "a line that is shown to the user",
     "evaluation/models/pretrained.py": "models of transformers that are compared with",

@@ -12,7 +12,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from modeling_radio import RadioForZeroShotImageClassification
 from modeling_radio.conversion.graphs.files import export_graph, write_graph
-from modeling_radio.tokenizer import open_tokenizer
+from modeling_radio.core.opening import open_model
 from modeling_radio.zero_shot_radio import SIMPLE_TEMPLATES, fill_templates
 
 
@@ -76,10 +76,13 @@ def open_texts(checkpoint: Path) -> Texts:
     """Open the text side of a folder that has one.
 
     Raises:
-        ValueError: If its tokenizer cannot be opened or the page cannot read it.
+        ValueError: If it has no text side, its tokenizer cannot be opened or the page cannot read it.
     """
-    model = RadioForZeroShotImageClassification.from_pretrained(checkpoint, attn_implementation="eager").float().eval()
-    tokenizer = open_tokenizer(checkpoint)
+    opened = open_model(checkpoint, device="cpu")
+    model, tokenizer = opened.zero_shot, opened.tokenizer
+    if model is None or tokenizer is None:
+        raise ValueError(f"`checkpoint` must have a text tower, got {str(checkpoint)!r}. Leave words out: --no-words.")
+    model.set_attn_implementation("eager")  # the others cannot be exported
     if not tokenizer.is_fast:
         raise ValueError(
             f"The tokenizer of {str(checkpoint)!r} must have a tokenizer.json, which browsers read, got "
