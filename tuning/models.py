@@ -170,7 +170,7 @@ def build_model(config: RadioConfig, task: FinetuningTask, report: Callable[[str
     settings = task.run_settings
     dtype = torch.bfloat16 if settings.uses_adapter and computes_in_bfloat16(settings) else torch.float32
     options = {"quantization_config": _quantization(settings)} if settings.quantize else {}
-    model = open_task_model(task, settings.checkpoint, report, config=config, dtype=dtype, **options)
+    model = build_task_model(task, settings.checkpoint, report, config=config, dtype=dtype, **options)
     task.prepare(model)
     is_wider = open_config(settings.checkpoint).num_channels != config.num_channels
     if settings.uses_adapter:
@@ -192,10 +192,10 @@ def build_model(config: RadioConfig, task: FinetuningTask, report: Callable[[str
     return model
 
 
-def open_task_model(
+def build_task_model(
     task: FinetuningTask, checkpoint: str, report: Callable[[str], None] | None = None, **options: Any
 ) -> RadioPreTrainedModel:
-    """Open a checkpoint as the task's model, with new weights where it has no head that fits.
+    """Return the model of a task on the backbone of a checkpoint, with new weights where it has no head that fits.
 
     Args:
         task: The task.

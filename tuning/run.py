@@ -31,7 +31,7 @@ from modeling_radio.tuning.models import (
     configure,
     count_parameters,
     open_config,
-    open_task_model,
+    build_task_model,
     save_plain,
 )
 from modeling_radio.tuning.record import TuningRecord, record_run
@@ -242,7 +242,7 @@ class FinetuningRun:
             return
         save_adapter(model, self.processor, final, settings.checkpoint, weights, extras)
         if settings.merge:
-            base = open_task_model(self.task, settings.checkpoint, config=self.config, dtype=torch.float32)
+            base = build_task_model(self.task, settings.checkpoint, config=self.config, dtype=torch.float32)
             merged = merge_adapter(base, final)
             save_plain(merged, self.processor, settings.output / MERGED, extras=extras)
 
