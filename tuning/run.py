@@ -26,12 +26,12 @@ from modeling_radio.tuning.error_analysis import draw_examination, fit_threshold
 from modeling_radio.tuning.linear_head import fit_head, linear_head
 from modeling_radio.tuning.models import (
     build_model,
+    build_task_model,
     check_network,
     computes_in_bfloat16,
     configure,
     count_parameters,
     open_config,
-    build_task_model,
     save_plain,
 )
 from modeling_radio.tuning.record import TuningRecord, record_run
