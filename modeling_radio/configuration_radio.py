@@ -733,12 +733,7 @@ class HeadFields(WindowFields):
         return {*FITTED, *(() if "id2label" in changed else LABELS)} - fitting
 
     def validate_labels(self) -> None:
-        """Refuse names of classes without their numbers."""
-        self._check_classes()
-        if not self.label2id:
-            raise ValueError(f"`label2id` must map the names of classes to their numbers, got {self.label2id}.")
-
-    def _check_classes(self) -> None:
+        """Refuse classes that are not numbered from 0 on."""
         if not _are_labels(self.id2label):
             raise ValueError(
                 f"`id2label` must be a mapping of the classes 0, 1, ... to their names, got {self.id2label!r:.200}."
@@ -1029,6 +1024,8 @@ class RadioConfig(DetectionFields, HeadFields, MapFields, TextFields, PreTrained
             self.summary_idxs = list(range(min(2, self.num_cls_tokens)))
         if self.adaptor_names is None:
             self.adaptor_names = self.all_adaptor_names
+        if not self.label2id and _are_labels(self.id2label):
+            self.label2id = {name: int(number) for number, name in self.id2label.items()}
         self.architectures = self.architectures or []  # Auto classes that have two classes to choose from iterate
 
     def check(self) -> None:
@@ -1181,7 +1178,7 @@ class RadioConfig(DetectionFields, HeadFields, MapFields, TextFields, PreTrained
         optional(COUNT).check("num_labels", overrides.get("num_labels"))
         names: Any = overrides.get("id2label")
         if _are_labels(names):
-            overrides = {"label2id": {name: int(index) for index, name in names.items()}, **overrides}
+            overrides = {"label2id": None, **overrides}  # follows from the names
         stale = cls(**fields)._stale_fields(overrides)
         return {**{name: value for name, value in fields.items() if name not in stale}, **overrides}
 
@@ -1226,7 +1223,7 @@ class RadioConfig(DetectionFields, HeadFields, MapFields, TextFields, PreTrained
     def _check_arguments(self, kwargs: Mapping[str, Any]) -> None:
         """Refuse what transformers would read before it is validated."""
         if self.id2label is not None:
-            self._check_classes()
+            self.validate_labels()
         self.validate_dtype()
         check_range(self, 1, MOST_BLOCKS, "num_hidden_layers")
         num_labels = kwargs.get("num_labels")

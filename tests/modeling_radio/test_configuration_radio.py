@@ -147,6 +147,14 @@ def fitted(config: RadioConfig) -> dict:
     return {name: getattr(config, name) for name in FITTED}
 
 
+def test_numbers_of_classes_follow_from_their_names(tmp_path):
+    values = tiny().to_dict()
+    del values["label2id"]
+    (tmp_path / "config.json").write_text(json.dumps({**values, "id2label": {"0": "cat", "1": "dog"}}))
+    for config in (tiny(id2label={0: "cat", 1: "dog"}), RadioConfig.from_pretrained(tmp_path)):
+        assert config.label2id == {"cat": 0, "dog": 1}
+
+
 def test_what_was_fitted_to_other_classes_is_forgotten(tmp_path):
     tiny(id2label={0: "cat", 1: "dog"}, label2id={"cat": 0, "dog": 1}, **FITTED).save_pretrained(tmp_path)
     names = {0: "a", 1: "b", 2: "c"}
