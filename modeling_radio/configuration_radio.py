@@ -44,7 +44,7 @@ from .checks_radio import (
     own_names,
     round_to_step,
 )
-from .hub_radio import import_sibling, register_parts, remember_folder
+from .hub_radio import import_sibling, need_cached, register_parts, remember_folder
 
 
 T = TypeVar("T")
@@ -1081,6 +1081,7 @@ class RadioConfig(DetectionFields, HeadFields, MapFields, TextFields, PreTrained
         for layout in FOREIGN_LAYOUTS if args else []:
             args = (layout.place(args[0], kwargs), *args[1:])
         kwargs = kwargs if args == given else {**kwargs, "subfolder": ""}
+        kwargs |= need_cached(args[0], kwargs) if args else {}
         values, others = super().get_config_dict(*args, **kwargs)
         remember_folder(args[0] if args else kwargs.get("pretrained_model_name_or_path"), kwargs)
         check_file(values)

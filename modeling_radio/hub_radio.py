@@ -13,9 +13,12 @@ from types import ModuleType
 from typing import Any
 
 import transformers
+from huggingface_hub import constants, is_offline_mode, try_to_load_from_cache
+from huggingface_hub.errors import HTTPError
+from huggingface_hub.utils import get_session
 from transformers import AutoBackbone, AutoModel
 from transformers.dynamic_module_utils import get_relative_imports
-from transformers.utils import cached_file
+from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME, IMAGE_PROCESSOR_NAME, cached_file
 
 
 _NAMES = (
@@ -37,10 +40,14 @@ matter which folder the file comes from.
 
 DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "token")
 """Arguments of `from_pretrained` that say how files are fetched."""
+CONNECT_SECONDS = 6
+"""Our choice: an error comes within ten seconds, and a connection takes less in any network that works."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HERE = Path(__file__).parent
 IS_REMOTE_CODE = (__package__ or "").startswith("transformers_modules.")
 _opened: dict[str, dict[str, Any]] = {}
+_reached: set[str] = set()
+"""Endpoints of a Hub to which a connection was made."""
 _logger = logging.getLogger(__name__)
 
 
@@ -55,6 +62,47 @@ def remember_folder(folder: Any, options: Mapping[str, Any]) -> None:
         name = os.path.realpath(folder) if os.path.isdir(folder) else str(folder)
         given = {key: options[key] for key in (*DOWNLOAD_OPTIONS, "subfolder") if options.get(key) is not None}
         _opened[name] = _opened.get(name, {}) | given
+
+
+def from_cache(source: Any, options: Mapping[str, Any]) -> dict[str, bool]:
+    """Return `local_files_only` for a name on the Hub where no connection is made, else nothing.
+
+    huggingface-hub tries for half a minute to fetch each file, also those that a repository lacks.
+
+    Args:
+        source: First argument of `from_pretrained`.
+        options: The others.
+    """
+    endpoint = constants.ENDPOINT
+    is_local = not source or os.path.exists(source) or options.get("local_files_only") or is_offline_mode()
+    if is_local or endpoint in _reached:
+        return {}
+    session = get_session()
+    try:
+        session.head(endpoint, timeout=type(session.timeout)(CONNECT_SECONDS, read=0.1))
+    except HTTPError as error:  # a server that is slow to answer was reached
+        if type(error).__name__ in ("ConnectError", "ConnectTimeout"):
+            return {"local_files_only": True}
+    _reached.add(endpoint)
+    return {}
+
+
+def need_cached(source: Any, options: Mapping[str, Any]) -> dict[str, bool]:
+    """Return what `from_cache` does, if the cache has a file of that model.
+
+    Raises:
+        OSError: If no connection is made, and the cache has none.
+    """
+    found = from_cache(source, options)
+    place = {name: options.get(name) for name in ("cache_dir", "revision")}
+    names = (CONFIG_NAME, ADAPTER_CONFIG_NAME, IMAGE_PROCESSOR_NAME)
+    paths = [f"{options.get('subfolder') or ''}/{name}".lstrip("/") for name in names]
+    if found and not any(isinstance(try_to_load_from_cache(str(source), path, **place), str) for path in paths):
+        raise OSError(
+            f"{str(source)!r} is no folder here, {constants.ENDPOINT} cannot be reached, and the cache holds no copy. "
+            "Look at the network, or HF_ENDPOINT."
+        )
+    return found
 
 
 def import_sibling(name: str) -> ModuleType:

@@ -36,7 +36,7 @@ from transformers.utils.loading_report import LoadStateDictInfo
 from .adaptors_radio import RadioAdaptor, RadioAdaptors
 from .checks_radio import WORD, Resolution, check_choice, find_builtin, listed, own_names
 from .configuration_radio import FOREIGN_LAYOUTS, RadioConfig
-from .hub_radio import DOWNLOAD_OPTIONS, import_sibling, register_class
+from .hub_radio import DOWNLOAD_OPTIONS, import_sibling, need_cached, register_class
 from .inputs_radio import (
     Aggregation,
     Call,
@@ -620,6 +620,7 @@ class RadioPreTrainedModel(NvidiaNames, PreTrainedModel):
         pretrained_model_name_or_path = find_builtin(pretrained_model_name_or_path)
         folder = Path(pretrained_model_name_or_path or "", kwargs.get("subfolder") or "")
         base = None if pretrained_model_name_or_path is None else find_adapter_base(folder)
+        kwargs |= need_cached(base or pretrained_model_name_or_path, kwargs)
         if base is None:
             if pretrained_model_name_or_path is not None:
                 own = config_of_hub_adapter(RadioConfig, pretrained_model_name_or_path, kwargs)
