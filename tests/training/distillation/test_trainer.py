@@ -109,7 +109,9 @@ def test_gradients_of_all_turns_have_that_of_all_teachers_as_their_mean(
     This holds for losses that are means over images, weights and statistics of the teachers being equal. Runs estimate
     statistics from the images that a teacher sees, so that their targets differ.
     """
-    entries = [f"{{name: {name}, kind: tiny, options: {{summary_dim: 5, feature_dim: 8}}}}" for name in ("a", "bb", "c")]
+    entries = [
+        f"{{name: {name}, kind: tiny, options: {{summary_dim: 5, feature_dim: 8}}}}" for name in ("a", "bb", "c")
+    ]
     settings = [*others, f"teachers=[{', '.join(entries)}]"]
     learner = trainer.Distiller(load_recipe(recipe_file, settings), Path("run"))
     learner.build()
