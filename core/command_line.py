@@ -8,6 +8,7 @@ import shlex
 import shutil
 import signal
 import sys
+import tempfile
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from modeling_radio.checks_radio import did_you_mean
-from modeling_radio.core.errors import KILLED_WORKER, UserError, without_secrets
+from modeling_radio.core.errors import FULL_DISK, KILLED_WORKER, UserError, without_secrets
 from modeling_radio.core.interruption import Interrupted, OutOfTime, Signaled, TrainingDivergedError, ends_in_time
 from modeling_radio.core.settings import (
     MISSING,
@@ -99,6 +100,9 @@ def _advice(error: Exception, extra: str) -> str | None:
         return str(error) if error.name is None else None
     if not isinstance(error, USER_ERRORS):
         return WORKER_IS_GONE if KILLED_WORKER.match(str(error)) else None
+    if isinstance(error, OSError) and error.errno in FULL_DISK:  # libraries write it, into places that few know
+        where = f"a file in {tempfile.gettempdir()!r} (TMPDIR) or a cache (HF_HOME, RADIO_CACHE)"
+        return f"cannot write {repr(error.filename) if error.filename else where}: {error.strerror}. Make space there."
     from_worker = FROM_WORKER.match(str(error))
     message = from_worker["message"] if from_worker else str(error)
     return message if len(message) <= MAX_MESSAGE else f"{message[:MAX_MESSAGE]}... ({len(message):,} characters)"

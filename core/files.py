@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from modeling_radio.core.command_line import typed_command
-from modeling_radio.core.errors import KILLED_WORKER, UserError, first_few
+from modeling_radio.core.errors import KILLED_WORKER, UserError, first_few, system_error
 
 
 PHOTOGRAPH = Path(__file__).with_name("photograph.jpg")
@@ -348,17 +348,9 @@ def one_line_errors(path: Path | str) -> Iterator[None]:
     except (OSError, RuntimeError, SafetensorError) as error:  # torch.save raises the second, save_file the third
         if KILLED_WORKER.match(str(error)):  # it has nothing to do with the file
             raise
-        reason = _system_says(error) or (str(error).strip().splitlines() or [type(error).__name__])[0]
+        found = system_error(error)
+        reason = found.strerror if found else (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise WriteError(f"Cannot write {str(path)!r}: {reason}. What was saved before is intact.") from error
-
-
-def _system_says(error: BaseException | None) -> str | None:
-    """Return the system's words for an error or its cause: `torch.save` raises one of its own."""
-    while error is not None:
-        if isinstance(error, OSError) and error.strerror:
-            return error.strerror
-        error = error.__cause__ or error.__context__
-    return None
 
 
 LOCK = ".lock"

@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from modeling_radio.checks_radio import check_choice, did_you_mean
+from modeling_radio.core.errors import FULL_DISK, system_error
 from modeling_radio.core.ids import HUB_PREFIX
 from modeling_radio.core.imports import is_object_path
 from modeling_radio.core.settings import hash_of
@@ -76,12 +77,16 @@ def in_one_line(complaint: str) -> Generator[None]:
 
     Raises:
         ValueError: If `datasets`, the file system or an archive raised something.
+        OSError: If the disk of the cache is full.
     """
     from datasets.exceptions import DatasetsError
 
     try:
         yield
     except (ValueError, OSError, OverflowError, tarfile.TarError, DatasetsError) as error:
+        found = system_error(error)
+        if found is not None and found.errno in FULL_DISK:  # that of the cache
+            raise found from None
         reasons = [str(error), *([str(error.__cause__)] if error.__cause__ else [])]
         text = " ".join(": ".join(reason for reason in reasons if reason).split()) or type(error).__name__
         raise ValueError(f"{complaint}: {text.rstrip('.')}.") from error

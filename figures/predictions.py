@@ -43,6 +43,7 @@ SHOWN_PX = 768
 """Longer side of figures, our choice: sharp on a screen, and some dozens of kB."""
 MAX_PIXELS = 100_000_000
 """Largest size of a photograph; our choice, above what cameras write, and 300 MB of memory."""
+OVERFLOW = "the model's outputs are not finite: its type may be too small for them, use float32"
 
 
 def read_photograph(path: str | Path | None) -> Tensor:
@@ -155,6 +156,32 @@ def predict_tiles(model: Any, pixel_values: Tensor, tiles: ViewOptions) -> Any:
     return model.predict(pixel_values, tile_size=tiles.tile_size, tile_overlap=tiles.tile_overlap)
 
 
+def is_finite(outputs: Mapping[str, Any], may_drop: bool = False) -> bool:
+    """Return whether no tensor of a model's outputs is NaN or infinite, as float16 is above 65,504.
+
+    Args:
+        outputs: Tensors, or lists of them, by name.
+        may_drop: Whether logits may be -inf: those of boxes that tiles drop.
+    """
+    for name, value in outputs.items():
+        for each in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(each, Tensor) and each.is_floating_point():
+                known = each[each != -torch.inf] if may_drop and name == "logits" else each
+                if not known.isfinite().all():
+                    return False
+    return True
+
+
+def check_outputs(outputs: Mapping[str, Any]) -> None:
+    """Refuse outputs of a model that are not finite.
+
+    Raises:
+        ValueError: If a number is NaN or infinite.
+    """
+    if not is_finite(outputs):
+        raise ValueError(OVERFLOW)
+
+
 @torch.inference_mode()
 def predict(opened: Opened, photograph: Tensor, threshold: float | str = 0.5) -> Prediction:
     """Return the output of a tuned model for a photograph, at the size that its processor names.
@@ -165,7 +192,7 @@ def predict(opened: Opened, photograph: Tensor, threshold: float | str = 0.5) ->
         threshold: Least score of objects, in [0, 1], or "tuned" for that of each class in the configuration.
 
     Raises:
-        ValueError: If the model has no head, or the threshold is out of range.
+        ValueError: If the model has no head, the threshold is out of range, or outputs are not finite.
     """
     model, processor = opened.model, opened.processor
     if not opened.has_head:
@@ -173,6 +200,7 @@ def predict(opened: Opened, photograph: Tensor, threshold: float | str = 0.5) ->
     limits = limits_of(model.config, threshold) if isinstance(model, OBJECTS) else {}
     inputs = processor(photograph, return_tensors="pt").to(model.device, model.dtype)
     outputs: Any = model(**inputs)
+    check_outputs(outputs)
     for name, value in outputs.items():
         if torch.is_tensor(value) and value.is_floating_point():
             outputs[name] = value.float()  # masks and boxes are resized in float32

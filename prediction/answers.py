@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -22,7 +21,7 @@ from modeling_radio import (
 )
 from modeling_radio.core.opening import Opened, network_fingerprint
 from modeling_radio.core.settings import hash_of
-from modeling_radio.figures.predictions import check_tiles
+from modeling_radio.figures.predictions import OVERFLOW, check_tiles, is_finite
 from modeling_radio.pipelines_radio import RadioObjectDetectionPipeline, limits_of
 from modeling_radio.tasks_radio import PIPELINES
 from modeling_radio.views_radio import ViewOptions
@@ -61,24 +60,8 @@ class Answer:
     image: np.ndarray | None = None
 
 
-NOT_FINITE = Answer({"error": "the model's outputs are not finite: its type may be too small for them, use float32"})
+NOT_FINITE = Answer({"error": OVERFLOW})
 """Answer for an image whose outputs overflow or are NaN."""
-
-
-def is_finite(outputs: Mapping[str, Any], may_drop: bool = False) -> bool:
-    """Return whether no tensor of a model's outputs is NaN or infinite, as float16 is above 65,504.
-
-    Args:
-        outputs: Tensors, or lists of them, by name.
-        may_drop: Whether logits may be -inf: those of boxes that tiles drop.
-    """
-    for name, value in outputs.items():
-        for each in value if isinstance(value, (list, tuple)) else [value]:
-            if isinstance(each, Tensor) and each.is_floating_point():
-                known = each[each != -torch.inf] if may_drop and name == "logits" else each
-                if not known.isfinite().all():
-                    return False
-    return True
 
 
 class FiniteAnswers:

@@ -23,6 +23,7 @@ from modeling_radio.core.files import (
     RUN_FILE,
     WriteError,
     check_run_folder,
+    hash_file,
     remove_partial,
     sole_run,
     write_file,
@@ -194,10 +195,10 @@ def answer_all(
 
 
 def _sum_of(text: str, output: Path) -> str:
-    """Return a hash of the lines of a part, and of the sizes of the maps that they name."""
+    """Return a hash of the lines of a part, and of the maps that they name."""
     files = [row["file"] for row in map(json.loads, text.splitlines()) if "file" in row]
-    sizes = [(output / file).stat().st_size if (output / file).is_file() else None for file in files]
-    return hash_of({"lines": text, "sizes": sizes})[:16]
+    sums = [hash_file(output / file) if (output / file).is_file() else None for file in files]
+    return hash_of({"lines": text, "maps": sums})[:16]
 
 
 def _whole_part(output: Path, number: int) -> Path | None:
@@ -206,7 +207,7 @@ def _whole_part(output: Path, number: int) -> Path | None:
         with suppress(ValueError):  # of text or JSON
             if path.stem.endswith(f"-{_sum_of(path.read_text(encoding='utf-8'), output)}"):
                 return path
-        logger.warning("%s, or a map that it names, was cut or removed; its images are answered again", path)
+        logger.warning("%s, or a map that it names, was changed or removed; its images are answered again", path)
         path.unlink()
     return None
 

@@ -17,6 +17,7 @@ from modeling_radio.core.command_line import recorded_command
 from modeling_radio.core.hub import find_folder
 from modeling_radio.core.machine import find_device
 from modeling_radio.core.opening import DTYPES, Opened, open_model
+from modeling_radio.figures.predictions import is_finite
 from modeling_radio.pipelines_radio import RadioZeroShotObjectDetectionPipeline
 from modeling_radio.prediction.answers import (
     NOT_FINITE,
@@ -24,7 +25,6 @@ from modeling_radio.prediction.answers import (
     Answer,
     FiniteAnswers,
     identity_of,
-    is_finite,
     read_objects,
 )
 from modeling_radio.prediction.run import Predicted, answer_all, check_output

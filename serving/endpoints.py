@@ -19,7 +19,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from modeling_radio.core.opening import Opened
-from modeling_radio.prediction.answers import NOT_FINITE, Answer, Answering, is_finite, reduced, with_boxes_of
+from modeling_radio.figures.predictions import is_finite
+from modeling_radio.prediction.answers import NOT_FINITE, Answer, Answering, reduced, with_boxes_of
 from modeling_radio.serving.requests import Batcher, in_pieces, read_image, read_upload, while_connected
 
 

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import re
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -29,7 +30,7 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalPrediction
 
 from modeling_radio import RadioConfig
-from modeling_radio.core.files import scratch_folder, write_file, write_through
+from modeling_radio.core.files import WriteError, one_line_errors, scratch_folder, write_file, write_through
 from modeling_radio.core.interruption import TrainingDivergedError
 from modeling_radio.core.manifests import MANIFEST, CheckpointError, find_damage, write_manifest
 from modeling_radio.core.ranks import any_rank, fsdp_plugin, mean_over_ranks, wait_for_ranks
@@ -262,6 +263,20 @@ class FinetuningTrainer(Trainer):
             self._save_checkpoint(self.model_wrapped, trial)
             self.control = self.callback_handler.on_save(self.args, self.state, self.control)
         return metrics
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Save a checkpoint; one that cannot be written is removed.
+
+        Raises:
+            WriteError: If it cannot be written.
+        """
+        path = _checkpoint_path(self.args, self.state.global_step)
+        try:
+            with one_line_errors(path):
+                super()._save_checkpoint(model, trial)
+        except WriteError:
+            shutil.rmtree(path, ignore_errors=True)
+            raise
 
     def measure_training(self, examples: TableExamples) -> dict[str, float]:
         """Return the metrics on training images that are not augmented."""

@@ -39,6 +39,7 @@ from modeling_radio.figures.features import (
 from modeling_radio.figures.predictions import (
     MAX_OBJECTS,
     LabeledRegion,
+    check_outputs,
     describe_shares,
     predict,
     read_photograph,
@@ -264,6 +265,7 @@ class App:
         )
         milliseconds = 1000 * (_now(pixels.device) - start)
         maps = {BACKBONE: output.features, **{name: output.adaptors[name].features for name in adaptors}}
+        check_outputs(maps)
         return {name: each.float().cpu() for name, each in maps.items()}, milliseconds
 
     def _encode_photograph(self, image: str | None, resolution: float, windows: str) -> Pass:
@@ -335,6 +337,7 @@ class App:
         whole = model(pixel_values=pixels, text_embeds=embeds, window_size=window).logits_per_image
         # Every word has its picture, so none is left out.
         outputs: Any = model.segment(pixels, embeds, source=source, window_size=window, denoising=None)
+        check_outputs({"whole": whole, "logits": outputs.logits})
         outputs.logits = outputs.logits.float()
         height, width = small.shape[-2:]
         winners = self.opened.processor.post_process_semantic_segmentation(outputs, [(height, width)])[0].cpu()

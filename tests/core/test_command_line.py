@@ -1,5 +1,6 @@
 """Words of a command line become settings; what is wrong with them, or ends a command, is one line and a status."""
 
+import errno
 import functools
 import importlib
 import os
@@ -219,6 +220,8 @@ def failing(error):
         (Signaled(signal.SIGTERM), 143, "interrupted"),
         (Interrupted("stopped at step 3", signal.SIGUSR1), 138, "stopped at step 3"),
         (ValueError("no http://me:S3CRET@host"), 1, r"error: no http://\.\.\.@host"),
+        (OSError(errno.ENOSPC, "no space"), 1, r"error: .*TMPDIR.*HF_HOME.*: no space\. .*"),
+        (OSError(errno.ENOSPC, "no space", "a.png"), 1, r"error: .*'a\.png': no space\. .*"),
         (ValueError("x" * 10**6), 1, r"error: x{5000}\.\.\. \(1,000,000 characters\)"),
     ],
 )

@@ -301,7 +301,7 @@ def test_a_run_goes_on_and_streams(save_tuned, photographs, tmp_path, monkeypatc
     assert after["predictions.csv"].count(b"\n") == before["predictions.csv"].count(b"\n")
 
 
-def test_parts_and_maps_that_were_cut_or_removed_are_answered_again(save_tuned, photographs, tmp_path, caplog):
+def test_parts_and_maps_that_were_changed_or_removed_are_answered_again(save_tuned, photographs, tmp_path, caplog):
     options = {"checkpoint": str(save_tuned(RadioForSemanticSegmentation)), "data": str(photographs)}
     settings, output = PredictSettings(**options, output=tmp_path / "x"), tmp_path / "x"
     predict_all(settings)
@@ -309,6 +309,7 @@ def test_parts_and_maps_that_were_cut_or_removed_are_answered_again(save_tuned, 
     (part,) = (output / "parts").iterdir()
     mask = output / answers(output)["a/0.png"]["file"]
     spoiled = [(part, before[part][:-40]), (part, b""), (part, b"\xff"), (mask, before[mask][:-9]), (mask, None)]
+    spoiled.append((mask, before[mask][:-1] + b"!"))
     for path, content in spoiled:
         path.unlink() if content is None else path.write_bytes(content)
         caplog.clear()

@@ -11,6 +11,7 @@ from tiny_radio1d import FIELDS
 from tiny_tuning import run_settings, tuning_settings
 
 from modeling_radio import RadioConfig, RadioForImageClassification
+from modeling_radio.core.files import WriteError
 from modeling_radio.core.manifests import MANIFEST, CheckpointError, write_manifest
 from modeling_radio.tuning.adapters import add_adapter
 from modeling_radio.tuning.run import FinetuningRun
@@ -203,6 +204,20 @@ def test_of_equal_metrics_the_lowest_loss_is_best(base, class_folders, tmp_path,
     lines = capsys.readouterr()
     table = [line.split() for line in (lines.out + lines.err).splitlines() if line.split()[:1] in (["1"], ["3"], ["4"])]
     assert [row[-1] == "best" for row in table] == [True, False, True]
+
+
+def test_a_checkpoint_that_finds_no_space_is_named_and_removed(base, class_folders, tmp_path, monkeypatch, full_disk):
+    trainer = FinetuningRun(run_settings(base, class_folders, tmp_path / "run", steps=1)).trainer
+    save = trainer.save_model
+
+    def save_on_full_disk(*args, **options):
+        with full_disk():
+            save(*args, **options)
+
+    monkeypatch.setattr(trainer, "save_model", save_on_full_disk)
+    with pytest.raises(WriteError, match=r"^[^\n]*checkpoint-1': [^\n]*$"):
+        trainer.train()
+    assert not (tmp_path / "run" / "checkpoint-1").exists()
 
 
 class ConstantMetrics:

@@ -11,6 +11,7 @@ from PIL import Image
 from tiny_tuning import load
 from tuning_fixtures import save_image
 
+from modeling_radio.core.errors import FULL_DISK
 from modeling_radio.data import image_folder
 from modeling_radio.data.labeled.tables import image_paths, open_class_folders, open_tables, readable_tables
 
@@ -115,6 +116,13 @@ def test_folders_that_cannot_be_read_are_refused_in_one_line(tmp_path, class_fol
     (tmp_path / "tar" / "deep" / "backup.tar").write_bytes(b"no archive")
     with pytest.raises(ValueError, match=r"deep/backup\.tar"):
         open_tables(str(tmp_path / "tar"), open_class_folders)
+
+
+def test_a_full_disk_is_no_fault_of_the_folder(class_folders, full_disk):
+    """The cache of datasets is written while a folder is read."""
+    with full_disk(), pytest.raises(OSError, match="large") as error:
+        open_class_folders(class_folders)
+    assert error.value.errno in FULL_DISK
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture"])

@@ -58,9 +58,9 @@ class Prefix(nn.Module):
 class PatchGenerator(nn.Module):
     """Patches to tokens, with positions and prefix tokens."""
 
-    def __init__(self, width: int, patch: int, side: int, num_prefix: int) -> None:
+    def __init__(self, width: int, patch: int, side: int, num_prefix: int, is_aligned: bool) -> None:
         super().__init__()
-        self.patch, self.side = patch, side
+        self.patch, self.side, self.is_aligned = patch, side, is_aligned
         self.embedder = nn.Linear(3 * patch**2, width, bias=False)
         self.pos_embed = nn.Parameter(torch.zeros(1, side**2, width))
         self.cls_token = Prefix(num_prefix, width)
@@ -70,7 +70,8 @@ class PatchGenerator(nn.Module):
         patches = self.embedder(F.unfold(pixels, self.patch, stride=self.patch).transpose(1, 2))
         table = self.pos_embed.reshape(1, self.side, self.side, -1).permute(0, 3, 1, 2).float()
         longer = max(rows, cols)
-        table = F.interpolate(table, (longer, longer), mode="bilinear", align_corners=False)[:, :, :rows, :cols]
+        table = F.interpolate(table, (longer, longer), mode="bilinear", align_corners=self.is_aligned)
+        table = table[:, :, :rows, :cols]
         patches = patches + table.flatten(2).transpose(1, 2).to(patches.dtype)
         return torch.cat([self.cls_token.token.expand(len(pixels), -1, -1), patches], dim=1), rows, cols
 
@@ -121,7 +122,8 @@ class Trunk(nn.Module):
         args = config.args
         width, depth, num_heads = (args["model_kwargs"][name] for name in ("embed_dim", "depth", "num_heads"))
         side = args["cpe_max_size"] // config.patch_size
-        self.patch_generator = PatchGenerator(width, config.patch_size, side, args["register_multiple"])
+        is_aligned = config.version in ("c-radio_v3-b", "c-radio_v3-h")
+        self.patch_generator = PatchGenerator(width, config.patch_size, side, args["register_multiple"], is_aligned)
         self.blocks = nn.ModuleList(Block(width, num_heads) for _ in range(depth))
 
     def forward(self, pixels: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from browser import chromium, playwright, take_picture, watched
 from gradio_client import Client, handle_file
 from PIL import Image
+from tiny_folders import overflow, save_words
 
 import modeling_radio.serving.app
 from modeling_radio import RadioConfig, RadioForImageClassification, RadioForSemanticSegmentation, RadioModel
@@ -70,6 +71,19 @@ def test_windows_are_compared_with_none(app, photograph, tmp_path):
         rows, _, said = App(str(tmp_path), "cpu").windows(photograph, 64, ["2"])
     assert rows[1][3] == 1.0
     assert "windows change nothing" in said
+
+
+def test_answers_that_are_not_finite_are_errors_of_their_photograph(save_tuned, photograph, tmp_path):
+    app = App(str(overflow(save_tuned(RadioForSemanticSegmentation))), "cpu")
+    words = App(str(overflow(save_words(tmp_path / "words"))), "cpu")
+    for ask in (
+        lambda: app.predict(photograph, 0.5, False),
+        lambda: app.features(photograph, 64, "off"),
+        lambda: app.windows(photograph, 64, ["2"]),
+        lambda: words.words(photograph, "red", "blue", "features", 64, "off"),
+    ):
+        with pytest.raises(ValueError, match="not finite"):
+            ask()
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -54,7 +55,8 @@ class LocalHub:
         requests: Method and path of each.
         unknown: Those that it has no answer to.
         faults: What goes wrong with the next requests whose path fits, used up once each: a pattern, and a status to
-            answer, "drop" to close the connection, or "lost" to close it when all is done, in place of the answer.
+            answer, "drop" to close the connection, or "lost" to close it when all is done, in place of the answer;
+            "8 s" to answer after so many seconds.
         large: Endings of the names of files that must be sent before the commit.
         stored: Content of these files by SHA-256.
     """
@@ -108,6 +110,9 @@ class Handler(BaseHTTPRequestHandler):
         fault = next((each for each in self.hub.faults if re.search(each[0], path)), None)
         if fault is not None:
             self.hub.faults.remove(fault)
+            if fault[1].endswith(" s"):
+                time.sleep(float(fault[1].removesuffix(" s")))
+                return self._route(path)
             if fault[1].isdecimal():
                 return self._answer(int(fault[1]), {"error": "broken"})
             if fault[1] == "lost":

@@ -50,7 +50,7 @@ from modeling_radio.training.distillation.checkpoints import list_checkpoints
 from modeling_radio.training.distillation.tracking import read_series
 from modeling_radio.training.losses.alignment import AlignedMaps, Alignment
 from modeling_radio.training.planning.memory import with_parts
-from modeling_radio.training.recipes.recipe import RecipeError, load_recipe
+from modeling_radio.training.recipes.recipe import Recipe, RecipeError, load_recipe
 from modeling_radio.training.student.parameters import is_of_trunk
 from modeling_radio.training.teachers.outputs import TeacherOutput
 from modeling_radio.training.views.plan import BatchPlan
@@ -97,6 +97,39 @@ def test_one_teacher_an_image_in_parts_and_after_a_restart(
     whole, parts = last_state("whole", 5), last_state("parts", 5)
     for key in whole:
         torch.testing.assert_close(parts[key], whole[key], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("others", [(), PACKED], ids=["one shape", "packed"])
+def test_gradients_of_all_turns_have_that_of_all_teachers_as_their_mean(
+    recipe_file: str, others: tuple[str, ...], number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a factor: each teacher's sum over its images is divided by their expected number, not by all.
+
+    This holds for losses that are means over images, weights and statistics of the teachers being equal. Runs estimate
+    statistics from the images that a teacher sees, so that their targets differ.
+    """
+    entries = [
+        f"{{name: {name}, kind: tiny, options: {{summary_dim: 5, feature_dim: 8}}}}" for name in ("a", "bb", "c")
+    ]
+    settings = [*others, f"teachers=[{', '.join(entries)}]"]
+    learner = trainer.Distiller(load_recipe(recipe_file, settings), Path("run"))
+    learner.build()
+    parts = learner.parts
+    dealt = load_recipe(recipe_file, [*settings, f"partitions.low.teachers_per_image={number}"])
+
+    def gradient(recipe: Recipe, turn: int = 0) -> Tensor:
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "randint", lambda *_, **__: torch.tensor(turn))  # which teacher's turn is the first
+            batches = list(BatchPlan(recipe, 11, patch_size=16).steps(0, 1))
+        parts.model.zero_grad()
+        for batch, example in parts.source.examples(lambda: batches):
+            (trainer.batch_losses(parts, batch, example)["loss"] * batch.weight).backward()
+        return torch.cat([each.grad.flatten() for each in parts.model.parameters() if each.grad is not None])
+
+    whole, turns = gradient(learner.recipe), [gradient(dealt, turn) for turn in range(3)]
+    assert (turns[0] - whole).norm() > 0.01 * whole.norm()
+    assert (torch.stack(turns).mean(0) - whole).norm() < 1e-5 * whole.norm()
 
 
 def test_auto_goes_on_with_the_parts_that_the_run_began_with(recipe_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
