@@ -152,7 +152,8 @@ def device_of_process(name: str | None = None) -> torch.device:
             from accelerate import PartialState
 
             is_cpu = not has_gpu if name is None else runs_on_cpu(name)
-            return torch.device(PartialState(cpu=is_cpu, timeout=TIMEOUT).device or "cpu")
+            own = PartialState(cpu=is_cpu, timeout=TIMEOUT).device
+            return torch.device("cpu" if is_cpu or own is None else own)  # it numbers CPUs, `devices` does not
     if name is not None:
         return torch.device(find_device(name))
     return torch.device("cuda" if has_gpu else "cpu")

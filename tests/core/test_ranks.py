@@ -10,9 +10,11 @@ from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 from two_forks import run_two_forks
+from two_processes import run_two_processes
 
 from modeling_radio.core import machine, ranks
 from modeling_radio.core.errors import UserError
+from modeling_radio.core.machine import find_device
 from modeling_radio.core.ranks import (
     STEP_TIMEOUT,
     TIMEOUT,
@@ -20,6 +22,7 @@ from modeling_radio.core.ranks import (
     apart,
     copy_from_first_rank,
     dead_ranks_named,
+    device_of_process,
     first_rank_first,
     fsdp_plugin,
     joining,
@@ -190,6 +193,13 @@ def gather_uneven_rows():
 
 def test_rows_of_two_processes_are_the_same_on_both_without_gradient(tmp_path):
     run_two_forks(gather_uneven_rows, tmp_path)
+
+
+def test_models_open_on_the_device_of_each_of_two_processes(tmp_path):
+    def check():
+        assert [find_device(str(device_of_process(name))) for name in (None, "cpu")] == ["cpu", "cpu"]
+
+    run_two_processes(check, tmp_path)
 
 
 def test_other_errors_pass_unchanged():
