@@ -1078,10 +1078,10 @@ class RadioConfig(DetectionFields, HeadFields, MapFields, TextFields, PreTrained
         """Read a folder's `config.json`; for a pipeline that was asked for without a task, with the folder's own."""
         is_to_infer = kwargs.get("_from_pipeline", "") is None
         args = given = tuple(map(find_builtin, args))
+        kwargs |= need_cached(args[0], kwargs) if args else {}
         for layout in FOREIGN_LAYOUTS if args else []:
             args = (layout.place(args[0], kwargs), *args[1:])
         kwargs = kwargs if args == given else {**kwargs, "subfolder": ""}
-        kwargs |= need_cached(args[0], kwargs) if args else {}
         values, others = super().get_config_dict(*args, **kwargs)
         remember_folder(args[0] if args else kwargs.get("pretrained_model_name_or_path"), kwargs)
         check_file(values)

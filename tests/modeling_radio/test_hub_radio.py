@@ -49,7 +49,9 @@ def test_without_a_connection_a_model_opens_from_the_cache_or_not_at_all(hub, tm
     hub.faults.append(("^/$", "drop"))  # a server that does not answer was reached all the same
     options = {"cache_dir": tmp_path / "cache"}
     modeling_radio.RadioModel.from_pretrained("org/name", **options)
+    template = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: pytest.fail("a second try"))
     modeling_radio.RadioModel.from_pretrained("org/name", **options)
     for model_class in (modeling_radio.RadioModel, RadioConfig):
