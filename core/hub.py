@@ -16,7 +16,7 @@ from huggingface_hub.errors import (
 
 from modeling_radio.checks_radio import find_builtin
 from modeling_radio.core.ids import HUB_PREFIX
-from modeling_radio.hub_radio import from_cache
+from modeling_radio.hub_radio import is_unreached
 
 
 FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
@@ -53,7 +53,7 @@ def find_folder(
 def _download(source: str | Path, argument: str | None, files: Sequence[str]) -> Path:
     name = (source.as_posix() if isinstance(source, Path) else source).removeprefix(HUB_PREFIX)
     try:
-        return Path(snapshot_download(name, allow_patterns=list(files), **from_cache(name, {})))
+        return Path(snapshot_download(name, allow_patterns=list(files), local_files_only=is_unreached(name, {})))
     except HUB_ERRORS as error:
         reason = f"it is no folder here; {explain_failure(error, name)}"
         rule = f"`{argument}` must be a folder or ORG/NAME on the Hub, got {name!r}: " if argument else ""

@@ -1024,8 +1024,9 @@ class RadioConfig(DetectionFields, HeadFields, MapFields, TextFields, PreTrained
             self.summary_idxs = list(range(min(2, self.num_cls_tokens)))
         if self.adaptor_names is None:
             self.adaptor_names = self.all_adaptor_names
-        if not self.label2id and _are_labels(self.id2label):
-            self.label2id = {name: int(number) for number, name in self.id2label.items()}
+        names: Any = self.id2label
+        if not self.label2id and _are_labels(names):
+            self.label2id = {name: int(number) for number, name in names.items()}
         self.architectures = self.architectures or []  # Auto classes that have two classes to choose from iterate
 
     def check(self) -> None:

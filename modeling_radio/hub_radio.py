@@ -64,8 +64,8 @@ def remember_folder(folder: Any, options: Mapping[str, Any]) -> None:
         _opened[name] = _opened.get(name, {}) | given
 
 
-def from_cache(source: Any, options: Mapping[str, Any]) -> dict[str, bool]:
-    """Return `local_files_only` for a name on the Hub where no connection is made, else nothing.
+def is_unreached(source: Any, options: Mapping[str, Any]) -> bool:
+    """Return whether a source is a name on the Hub to which no connection is made.
 
     huggingface-hub tries for half a minute to fetch each file, also those that a repository lacks.
 
@@ -76,33 +76,34 @@ def from_cache(source: Any, options: Mapping[str, Any]) -> dict[str, bool]:
     endpoint = constants.ENDPOINT
     is_local = not source or os.path.exists(source) or options.get("local_files_only") or is_offline_mode()
     if is_local or endpoint in _reached:
-        return {}
+        return False
     session = get_session()
     try:
         session.head(endpoint, timeout=type(session.timeout)(CONNECT_SECONDS, read=0.1))
     except HTTPError as error:  # a server that is slow to answer was reached
         if type(error).__name__ in ("ConnectError", "ConnectTimeout"):
-            return {"local_files_only": True}
+            return True
     _reached.add(endpoint)
-    return {}
+    return False
 
 
 def need_cached(source: Any, options: Mapping[str, Any]) -> dict[str, bool]:
-    """Return what `from_cache` does, if the cache has a file of that model.
+    """Return `local_files_only` where no connection to the Hub is made, else nothing.
 
     Raises:
         OSError: If no connection is made, and the cache has none.
     """
-    found = from_cache(source, options)
+    if not is_unreached(source, options):
+        return {}
     place = {name: options.get(name) for name in ("cache_dir", "revision")}
     names = (CONFIG_NAME, ADAPTER_CONFIG_NAME, IMAGE_PROCESSOR_NAME)
     paths = [f"{options.get('subfolder') or ''}/{name}".lstrip("/") for name in names]
-    if found and not any(isinstance(try_to_load_from_cache(str(source), path, **place), str) for path in paths):
+    if not any(isinstance(try_to_load_from_cache(str(source), path, **place), str) for path in paths):
         raise OSError(
             f"{str(source)!r} is no folder here, {constants.ENDPOINT} cannot be reached, and the cache holds no copy. "
             "Look at the network, or HF_ENDPOINT."
         )
-    return found
+    return {"local_files_only": True}
 
 
 def import_sibling(name: str) -> ModuleType:

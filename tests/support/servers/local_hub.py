@@ -258,6 +258,7 @@ class Handler(BaseHTTPRequestHandler):
 
 KEY = r"/api/(?P<key>(?:models|datasets)/[^/]+/[^/]+)"
 ROUTES = (
+    (r"HEAD /", lambda handler: handler._answer()),  # is it reached?
     (r"GET /api/agent-harnesses", Handler._validate),  # huggingface-hub asks it by itself
     # transformers 5.25 looks for a kernel of flash attention, and its package `kernels` for who publishes it
     (r"GET /api/organizations/[^/]+/overview", lambda handler: handler._missing("RepoNotFound")),
